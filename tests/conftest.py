@@ -1,0 +1,86 @@
+"""Renders the template as a user would, away from the user's own cookiecutter settings."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cookiecutter.exceptions import FailedHookException
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).parents[1]
+ANSWERS = {
+    "project_name": "My Detector",
+    "project_slug": "my-detector",
+    "package_name": "my_detector",
+    "author": "Ada",
+    "trainer": "plain",
+    "dataset_format": "shapes",
+    "dataset_name": "shapes",
+    "license": "MIT",
+}
+
+
+@pytest.fixture(scope="session")
+def render(tmp_path_factory) -> Callable[..., Path]:
+    """`render(trainer="plain", ...)` makes a project in a new folder and returns its path.
+
+    `typed=True` takes all eight answers as typed at the prompts: cookiecutter evaluates template
+    braces in answers of the command line, but not in these. With an `output_dir`, a project that
+    is there already is overwritten.
+    """
+    settings = tmp_path_factory.mktemp("cookiecutter")
+
+    def render(output_dir: Path | None = None, typed: bool = False, **answers: str) -> Path:
+        how = {"no_input": True, "extra_context": answers}
+        if typed:
+            replay = settings / "typed.json"
+            replay.write_text(json.dumps({"cookiecutter": answers}), encoding="utf-8")
+            how = {"replay": str(replay)}
+        project = cookiecutter(
+            str(TEMPLATE),
+            output_dir=str(output_dir or tmp_path_factory.mktemp("rendered")),
+            overwrite_if_exists=output_dir is not None,
+            default_config={"replay_dir": str(settings), "cookiecutters_dir": str(settings)},
+            **how,
+        )
+        return Path(project)
+
+    return render
+
+
+@pytest.fixture
+def refusal(render, tmp_path, capfd) -> Callable[..., str]:
+    """`refusal(author="")` fails to make a project, leaves nothing, and returns the messages."""
+
+    def refusal(**answers) -> str:
+        folder = tmp_path / "refused"
+        folder.mkdir()
+        with pytest.raises(FailedHookException):
+            render(output_dir=folder, **answers)
+        folder.rmdir()  # which only an empty folder allows
+        errors = capfd.readouterr().err
+        assert errors.isascii()
+        return errors
+
+    return refusal
+
+
+@pytest.fixture
+def cli(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs the real `cookiecutter` in `tmp_path / "work"`, with an empty home."""
+    work = tmp_path / "work"
+    work.mkdir()
+    home = {"HOME": str(tmp_path / "home"), "USERPROFILE": str(tmp_path / "home")}
+
+    def cli(*arguments: str, enter: str = "") -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [Path(sys.executable).with_name("cookiecutter"), *arguments],
+            cwd=work, env=os.environ | home, input=enter, text=True, capture_output=True,
+        )  # fmt: skip
+
+    cli.folder = work
+    return cli

@@ -1,0 +1,267 @@
+"""What the hooks refuse, what they suggest instead, and that nothing is left or lost."""
+
+import ast
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ANSWERS, TEMPLATE
+from cookiecutter.exceptions import FailedHookException
+from cookiecutter.hooks import run_script_with_context
+
+COCO = {"dataset_format": "coco"}
+REFUSED = [
+    # question, bad answer, part of the reason, other answers
+    ("project_name", "", "1 to 80", {}),
+    ("project_name", " ", "white space", {}),
+    ("project_name", "two\nlines", "printed", {}),
+    ("project_name", "bell\a", "printed", {}),
+    ("project_name", "right to left \u202e override", "printed", {}),
+    ("project_name", "x" * 300, "1 to 80", {}),
+    ("project_name", "{{ 7*7 }}", "template braces", {}),
+    ("project_name", "{% raw %}a{% endraw %}", "template braces", {}),
+    ("project_name", "a{# hidden #}b", "template braces", {}),
+    ("author", "", "1 to 100", {}),
+    ("author", "tab\there", "printed", {}),
+    ("author", "Zo\u00eb " * 50 + "Z", "1 to 100", {}),
+    ("author", "{{ 7*7 }}", "template braces", {}),
+    ("project_slug", "-dash", "letter or digit", {}),
+    ("project_slug", "dot.", "letter or digit", {}),
+    ("project_slug", "two words", "letter or digit", {}),
+    ("project_slug", "newline\n", "printed", {}),
+    ("project_slug", "gr\u00f6\u00dfe", "letter or digit", {}),
+    ("project_slug", "\u212aelvin", "letter or digit", {}),  # lower() makes it an ASCII k
+    ("project_slug", "x" * 61, "1 to 60", {}),
+    ("project_slug", "x" * 200, "1 to 60", {}),
+    ("project_slug", "a\\b", "letter or digit", {}),
+    ("project_slug", "CON", "Windows", {}),
+    ("project_slug", "lpt1.detector", "Windows", {}),
+    ("project_slug", "Hydra.Core", "project needs", {}),
+    ("package_name", "", "1 to 40", {}),
+    ("package_name", "7segments", "letter in front", {}),
+    ("package_name", "_private", "letter in front", {}),
+    ("package_name", "My-Package", "a-z", {}),
+    ("package_name", "a.b", "a-z", {}),
+    ("package_name", "../up", "a-z", {}),
+    ("package_name", "x" * 41, "1 to 40", {}),
+    ("package_name", "class", "keyword", {}),
+    ("package_name", "match", "keyword", {}),
+    ("package_name", "random", "standard library", {}),
+    ("package_name", "torch", "project needs", {}),
+    ("package_name", "tools", "another file", {}),
+    ("package_name", "nul", "Windows", {}),
+    ("dataset_name", "", "1 to 40", COCO),
+    ("dataset_name", "my-data", "a-z", COCO),
+    ("dataset_name", "2024", "letter in front", COCO),
+    ("dataset_name", "coco_2017", "another data set", COCO),
+    ("dataset_name", "shapes", "another data set", COCO),
+    ("dataset_name", "boxes", "dataset_format=shapes", {}),
+]
+
+
+def suggestions(messages: str) -> dict[str, str]:
+    found = re.findall(r"^(\w+) .* type for example ('.*'|\".*\")$", messages, re.MULTILINE)
+    return {question: ast.literal_eval(suggestion) for question, suggestion in found}
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("question, answer, reason, others", REFUSED)
+def test_refusal_names_the_answer_and_an_accepted_one(
+    render, refusal, question, answer, reason, others
+):
+    messages = refusal(**others, **{question: answer})
+    (message,) = [line for line in messages.splitlines() if line.startswith(f"{question} ")]
+    assert ascii(answer) in message and reason in message
+    assert question in suggestions(messages)
+    assert render(**others | {question: answer} | suggestions(messages)).is_dir()
+
+
+def test_all_problems_are_told_at_once(refusal):
+    messages = refusal(author="", package_name="class", dataset_format="coco", dataset_name="a b")
+    assert suggestions(messages).keys() == {"author", "package_name", "dataset_name"}
+
+
+@pytest.mark.parametrize(
+    "question, answer, suggested, others",
+    [
+        ("project_name", "two\nlines", "two lines", {}),
+        ("project_name", "\u200b", "my project", {}),
+        ("project_slug", "-Dash", "Dash", {}),
+        ("project_slug", "CON", "my-con", {}),
+        ("project_slug", "\u200b", "my-project", {}),
+        ("package_name", "My-Package", "my_package", {}),
+        ("package_name", "class", "my_class", {}),
+        ("package_name", "7segments", "my_7segments", {}),
+        ("package_name", "\u200b", "my_package", {}),
+        ("dataset_name", "coco_2017", "my_coco_2017", COCO),
+        ("dataset_name", "\u200b", "my_dataset", COCO),
+        ("dataset_name", "\u200b", "shapes", {}),
+    ],
+)
+def test_suggestions_are_near_the_answer(refusal, question, answer, suggested, others):
+    assert suggestions(refusal(**others, **{question: answer}))[question] == suggested
+
+
+def is_accepted(folder: Path, **answers: str) -> bool:
+    """Runs the pre-generation hook alone, which is much faster than to render."""
+    context = {"cookiecutter": ANSWERS | answers}
+    try:
+        run_script_with_context(TEMPLATE / "hooks/pre_gen_project.py", folder, context)
+    except FailedHookException:
+        return False
+    return True
+
+
+def test_names_that_the_project_uses_itself_are_refused(render, tmp_path):
+    """A package called like a dependency, or like a folder next to it, would shadow it."""
+    project = render()
+    metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    requirements = metadata["project"]["dependencies"] + metadata["dependency-groups"]["dev"]
+    for package in metadata["tool"]["uv"]["dependency-metadata"]:
+        requirements += package["requires-dist"]
+    needed = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
+    used = {path.stem for path in project.iterdir() if not path.name.startswith(".")}
+    used -= {"README", "LICENSE", "pyproject", "Dockerfile", "my_detector"}
+    shadows = used | {name.replace("-", "_") for name in needed}
+    assert is_accepted(tmp_path)
+    assert not [name for name in needed if is_accepted(tmp_path, project_slug=name)]
+    assert not [name for name in shadows if is_accepted(tmp_path, package_name=name)]
+
+
+@pytest.mark.parametrize(
+    "argument, told",
+    [
+        ("project-name=Foo", "project_name"),
+        ("data_format=coco", "dataset_format"),
+        ("licence=MIT", "license"),
+        ("_output_dir=/elsewhere", "project_name"),
+    ],
+)
+def test_unknown_keys_are_refused(cli, argument, told):
+    """Cookiecutter drops them without a word."""
+    run = cli(str(TEMPLATE), argument, "--no-input")
+    assert run.returncode == 1
+    key, _, _ = argument.partition("=")
+    assert re.search(f"^{key!r} is none of .*{told}.*; type \\w+=", run.stderr, re.MULTILINE)
+    if not key.startswith("_"):
+        assert f"type {told}=" in run.stderr
+    assert not list(cli.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "project_name={{ 7*7 }}",
+        "author={{ cookiecutter.project_name }} team",
+        "project_slug={{ 'a' }}",
+        "package_name={% if true %}x{% endif %}",
+        "dataset_name=shapes{# hidden #}",
+    ],
+)
+def test_template_braces_are_refused(cli, argument):
+    """Cookiecutter evaluates them without a word."""
+    run = cli("--no-input", str(TEMPLATE), argument)
+    question, _, answer = argument.partition("=")
+    assert run.returncode == 1
+    assert f"{question} {answer!r}" in run.stderr
+    assert suggestions(run.stderr).keys() >= {question}
+    assert not list(cli.folder.iterdir())
+
+
+def test_equals_signs_elsewhere_on_the_command_line_are_no_answers(cli):
+    (cli.folder / "template=1").symlink_to(TEMPLATE, target_is_directory=True)
+    (cli.folder / "config=1").write_text("default_context: {full_name: unknown here}\n")
+    run = cli(
+        "template=1", "--config-file=config=1", "-o", "out=1", "--debug-file", "debug=1",
+        "--no-input", "project_name=a = b", "author=c=d", "-f",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (cli.folder / "out=1/a-b/README.md").read_text(encoding="utf-8").startswith("# a = b\n")
+
+
+def test_braces_in_the_users_settings_are_refused_too(cli):
+    (cli.folder / "config.yaml").write_text('default_context: {author: "{{ 7*7 }}"}\n')
+    run = cli("--config-file", "config.yaml", "--no-input", str(TEMPLATE))
+    assert run.returncode == 1
+    assert "author '{{ 7*7 }}'" in run.stderr
+
+
+def test_answers_changed_at_the_prompt_count(cli):
+    """The value of the command line is only the default of the prompt then."""
+    run = cli(str(TEMPLATE), "project_name=First", enter="Second\n" + 7 * "\n")
+    assert run.returncode == 0, run.stderr
+    assert [path.name for path in cli.folder.iterdir()] == ["second"]
+
+
+def test_enter_eight_times_makes_a_project(cli):
+    run = cli(str(TEMPLATE), enter=8 * "\n")
+    assert run.returncode == 0, run.stderr
+    assert (cli.folder / "my-detector/plain_train_net.py").is_file()
+    assert run.stdout.endswith(
+        "Next:\n  cd my-detector\n  uv run plain_train_net.py --config-file configs/smoke.yaml\n"
+    )
+
+
+@pytest.mark.parametrize("slug", ["../x", "a b", "/tmp/d2-starter-refused"])
+def test_refused_folders_are_removed(cli, slug):
+    run = cli(str(TEMPLATE), "--no-input", f"project_slug={slug}")
+    assert run.returncode == 1
+    assert suggestions(run.stderr)["project_slug"]
+    assert not (cli.folder / slug).exists()
+    assert not list(cli.folder.iterdir())
+
+
+def test_an_empty_parent_folder_may_remain(cli):
+    """Cookiecutter makes a/b before any hook, and removes b only: no hook can do better."""
+    run = cli(str(TEMPLATE), "--no-input", "project_slug=a/b")
+    assert run.returncode == 1
+    assert list(cli.folder.rglob("*")) == [cli.folder / "a"]
+
+
+@pytest.mark.parametrize("bad", ["project_slug=..", "project_slug=", "project_slug=."])
+def test_overwriting_a_parent_folder_is_refused(cli, bad):
+    (cli.folder / "mine.txt").write_text("mine")
+    before = fingerprint(cli.folder.parent)
+    run = cli(str(TEMPLATE), "--no-input", "-f", bad)
+    assert run.returncode == 1
+    assert suggestions(run.stderr)["project_slug"]
+    after = fingerprint(cli.folder.parent)
+    assert {name: after[name] for name in before} == before
+    assert [path.name for path in cli.folder.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("bad", ["author=", "package_name=torch", "licence=MIT"])
+def test_a_refusal_leaves_an_existing_project_alone(cli, bad):
+    assert cli(str(TEMPLATE), "--no-input").returncode == 0
+    project = cli.folder / "my-detector"
+    (project / "plain_train_net.py").write_text("# mine\n")
+    (project / "notes.txt").write_text("mine\n")
+    before = fingerprint(project)
+    run = cli(str(TEMPLATE), "--no-input", "-f", bad)
+    assert run.returncode == 1
+    assert fingerprint(project) == before
+
+
+@pytest.mark.parametrize("license", ["none", "BSD-3-Clause"])
+def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, license):
+    new = {"dataset_format": "voc", "license": license}
+    render(output_dir=tmp_path, dataset_format="shapes", license="MIT")
+    assert fingerprint(render(output_dir=tmp_path, **new)) == fingerprint(render(**new))
+
+
+def test_running_the_post_generation_hook_again_changes_nothing(render):
+    answers = {"dataset_format": "voc", "dataset_name": "mine", "license": "MIT"}
+    project = render(**answers)
+    before = fingerprint(project)
+    context = {"cookiecutter": ANSWERS | answers}
+    run_script_with_context(TEMPLATE / "hooks/post_gen_project.py", project, context)
+    assert fingerprint(project) == before

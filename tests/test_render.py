@@ -1,0 +1,279 @@
+"""Every combination of choices, and hostile answers: what is rendered is whole and exact."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ANSWERS, TEMPLATE
+
+QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+CHOICES = {
+    question: choices for question, choices in QUESTIONS.items() if isinstance(choices, list)
+}
+COMBINATIONS = [
+    dict(zip(CHOICES, answers, strict=True)) for answers in itertools.product(*CHOICES.values())
+]
+
+FILES = """
+    .github/workflows/tests.yml
+    .gitignore
+    LICENSE
+    README.md
+    configs/base.yaml
+    configs/faster_rcnn_R_50_FPN.yaml
+    configs/keypoint_rcnn_R_50_FPN.yaml
+    configs/mask_rcnn_R_50_FPN.yaml
+    configs/panoptic_fpn_R_50.yaml
+    configs/pointrend_R_50_FPN.yaml
+    configs/retinanet_R_50_FPN.yaml
+    configs/semantic_R_50_FPN.yaml
+    configs/smoke.yaml
+    my_detector/__init__.py
+    my_detector/config.py
+    my_detector/data/__init__.py
+    my_detector/data/catalog.py
+    my_detector/data/dataset.py
+    my_detector/data/dataset_mapper.py
+    my_detector/data/loader.py
+    my_detector/data/shapes.py
+    my_detector/engine/__init__.py
+    my_detector/engine/checkpoint.py
+    my_detector/engine/evaluation.py
+    my_detector/engine/panoptic_evaluation.py
+    my_detector/engine/run.py
+    my_detector/engine/visualize.py
+    my_detector/engine/writers.py
+    my_detector/modelling/__init__.py
+    my_detector/modelling/tiny_backbone.py
+    pyproject.toml
+    tests/conftest.py
+    tests/test_config.py
+    tests/test_dataset.py
+    tests/test_dataset_mapper.py
+    tests/test_training.py
+    tools/predict.py
+"""
+TRAINER = {"plain": "plain_train_net.py"}
+NEEDS_STUFF = {"configs/panoptic_fpn_R_50.yaml", "configs/semantic_R_50_FPN.yaml"}
+NEEDS_MASKS = {
+    "configs/keypoint_rcnn_R_50_FPN.yaml",
+    "configs/mask_rcnn_R_50_FPN.yaml",
+    "configs/pointrend_R_50_FPN.yaml",
+}
+LACKS = {
+    "shapes": set(),
+    "coco": NEEDS_STUFF,
+    "voc": NEEDS_STUFF | NEEDS_MASKS,
+    "custom": NEEDS_STUFF,
+    "none": {"LICENSE"},
+}
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda answers: "-".join(answers.values()))
+def answers(request) -> dict[str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def project(render, answers) -> Path:
+    return render(**answers)
+
+
+def files(project: Path) -> dict[str, str]:
+    """All files of a project and their text, which is UTF-8 throughout."""
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes().decode("utf-8")
+        for path in project.rglob("*")
+        if path.is_file()
+    }
+
+
+def ruff(project: Path, *arguments: str):
+    run = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."],
+        cwd=project, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def parse(project: Path):
+    """Reads every file in its own language."""
+    for name, text in files(project).items():
+        match Path(name).suffix:
+            case ".py":
+                compile(text, name, "exec")
+            case ".toml":
+                tomllib.loads(text)
+            case ".yaml" | ".yml":
+                yaml.safe_load(text)
+            case ".json":
+                json.loads(text)
+
+
+def test_at_most_eight_questions():
+    assert len([question for question in QUESTIONS if not question.startswith("_")]) <= 8
+
+
+def test_files(project, answers):
+    expected = {*FILES.split(), TRAINER[answers["trainer"]]}
+    expected -= LACKS[answers["dataset_format"]] | LACKS.get(answers["license"], set())
+    assert set(files(project)) == expected
+    assert all(any(folder.iterdir()) for folder in project.rglob("*") if folder.is_dir())
+
+
+def test_nothing_of_the_template_is_left(project):
+    for name, text in files(project).items():
+        if name.startswith(".github/workflows/"):
+            text = re.sub(r"\$\{\{.*?\}\}", "", text)  # GitHub's own expressions
+        assert not re.search(r"\{[{%#]|[%#]\}|cookiecutter", name + text, re.IGNORECASE), name
+
+
+def test_files_parse(project):
+    parse(project)
+
+
+def test_text_files_end_with_one_newline(project):
+    for name, text in files(project).items():
+        assert not text or re.search(r"\S\n\Z", text), name
+        assert "\r" not in text and "\t" not in text, name
+
+
+def test_the_project_passes_its_own_linter(project):
+    ruff(project, "check")
+    ruff(project, "format", "--diff")
+
+
+def test_readme_names_only_files_that_are_there(project):
+    present = "".join(f"/{name}\n" for name in files(project))
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    users = "train|val|annotations|Annotations|JPEGImages|ImageSets"  # folders of a data set
+    made_later = rf"\b(output|datasets|{users})/\S*|`config\.yaml`"
+    readme = re.sub(rf"https?://\S+|{made_later}", "", readme)
+    named = re.findall(r"[\w./-]*\w\.(?:py|yaml|yml|toml|md)\b", readme)
+    assert named
+    for name in named:
+        assert f"/{name.removeprefix('./')}\n" in present, name
+    for folder in re.findall(r"`([\w./-]+/)`", readme):
+        assert f"/{folder}" in present, folder
+
+
+def test_license(project, answers):
+    if answers["license"] == "none":
+        return  # test_files looks for one
+    text = (project / "LICENSE").read_text(encoding="utf-8")
+    titles = {"Apache-2.0": "Apache License", "BSD-3-Clause": "BSD 3-Clause License"}
+    assert titles.get(answers["license"], f"{answers['license']} License") in text
+    assert re.search(r"^ *Copyright (\(c\) )?20\d\d,? The My Detector authors$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("dataset_format", CHOICES["dataset_format"])
+@pytest.mark.parametrize("length", [1, 40])
+def test_no_name_upsets_the_linter(render, dataset_format, length):
+    """Names move imports around, and lines over the limit."""
+    name = length * "z"
+    names = {"project_slug": name, "package_name": name, "dataset_name": name}
+    if dataset_format == "shapes":
+        names["dataset_name"] = "shapes"
+    project = render(dataset_format=dataset_format, **names)
+    ruff(project, "check")
+    ruff(project, "format", "--diff")
+
+
+HARMLESS = [
+    "single ' and '' and '''",
+    'double " and "" and """',
+    "back \\ slash \\n \\u0041",
+    "ends with a backslash \\",
+    '\\"',
+    "{ a*b } }} %} #}",
+    "$(touch pwned) ; touch pwned",
+    "`touch pwned`",
+    "${HOME} $HOME %USERPROFILE%",
+    "</script><b>&amp; <!--",
+    "# hash: [a](b) *c* | d",
+    "- dash",
+    "@at, !bang, &and, *star, ? : -",
+    "Z\u00fcrich \u00df",
+    "\u6771\u4eac\u6aa2\u51fa",
+    "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
+    "\U0001f680 \U0001d504",
+    "x" * 80,
+]
+REFUSED = [
+    "",
+    "line\nbreak",
+    "carriage\rreturn",
+    "tab\tulator",
+    "nul-like \x01 \x7f \x85 \u2028",
+    "zero\u200bwidth",
+    "{{ 7*7 }}",
+    "{% raw %}",
+    "{# hidden #}",
+    "x" * 300,
+]
+
+
+def check_says(project: Path, text: str):
+    parse(project)
+    ruff(project, "check")
+    ruff(project, "format", "--diff")
+    metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["description"] == text
+    assert metadata["authors"] == [{"name": text}]
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# {text}\n")
+    assert text in (project / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_text_is_said_exactly(render, text):
+    project = render(typed=True, **ANSWERS | {"project_name": text, "author": text})
+    check_says(project, text)
+    assert not list(project.parent.rglob("pwned"))
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_project_names_make_harmless_defaults(render, text):
+    """Of the folder, the package and the author."""
+    project = render(project_name=text)
+    assert re.fullmatch("[a-z0-9-]{1,40}", project.name)
+    parse(project)
+
+
+@pytest.mark.parametrize("text", ["a\\b", "$(touch pwned) `touch pwned` '; touch pwned #"])
+def test_no_shell_reads_an_answer(cli, text):
+    run = cli(str(TEMPLATE), "--no-input", f"project_name={text}", f"author={text}")
+    assert run.returncode == 0, run.stderr
+    (project,) = cli.folder.iterdir()
+    check_says(project, text)
+    assert not list(cli.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_harmful_text_is_refused(refusal, text):
+    messages = refusal(typed=True, **ANSWERS | {"project_name": text, "author": text})
+    assert f"project_name {text!a}" in messages
+    assert f"author {text!a}" in messages
+
+
+@pytest.mark.parametrize("text", [*HARMLESS, *REFUSED])
+def test_names_are_no_place_for_text(refusal, text):
+    bad = {"dataset_format": "coco", "package_name": text, "dataset_name": text}
+    if text and "/" not in text and len(text) <= 255:  # else no hook gets to see the folder's name
+        bad["project_slug"] = text
+    messages = refusal(typed=True, **ANSWERS | bad)
+    for question in bad.keys() - {"dataset_format"}:
+        assert f"{question} {text!a}" in messages
+
+
+@pytest.mark.parametrize("slug", ["", "x" * 300, "{% raw %}"])
+def test_what_no_hook_gets_to_see_leaves_nothing(cli, slug):
+    run = cli(str(TEMPLATE), "--no-input", f"project_slug={slug}")
+    assert run.returncode == 1
+    assert not list(cli.folder.iterdir())

@@ -1,0 +1,120 @@
+#!/usr/bin/env python
+"""Trains and evaluates a model, in one loop that is read from top to bottom.
+
+On a CPU or one GPU, whichever there is:
+    uv run plain_train_net.py --config-file configs/smoke.yaml
+On four GPUs (or, without GPUs, in four processes):
+    uv run plain_train_net.py --config-file configs/mask_rcnn_R_50_FPN.yaml --num-gpus 4
+Another value for any key of the config, after all other options:
+    uv run plain_train_net.py --config-file configs/smoke.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR /tmp/x
+A run that was interrupted goes on from its last checkpoint:
+    uv run plain_train_net.py --config-file configs/smoke.yaml --resume
+Evaluate the last checkpoint of a run, or any weights:
+    uv run plain_train_net.py --config-file configs/smoke.yaml --eval-only --resume
+    uv run plain_train_net.py --config-file configs/smoke.yaml --eval-only MODEL.WEIGHTS model.pth
+"""
+
+import logging
+import time
+
+import torch
+from detectron2.checkpoint import PeriodicCheckpointer
+from detectron2.engine import create_ddp_model
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
+from {{ cookiecutter.package_name }}.engine.evaluation import evaluate
+from {{ cookiecutter.package_name }}.engine.run import report, run, setup
+from {{ cookiecutter.package_name }}.engine.writers import ProgressBar, build_writers
+
+logger = logging.getLogger("detectron2")
+
+
+def train(cfg, model, resume):
+    """Trains for `SOLVER.MAX_ITER` iterations; returns the metrics of the evaluation at the end."""
+    model.train()
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    device = torch.device(cfg.MODEL.DEVICE)
+    amp = cfg.SOLVER.AMP.ENABLED  # mixed precision: float16 on a GPU, bfloat16 on a CPU
+    scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
+
+    checkpointer = Checkpointer(
+        model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler, scaler=scaler
+    )
+    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    start_iter = loaded.get("iteration", -1) + 1
+    max_iter = cfg.SOLVER.MAX_ITER
+    periodic_checkpointer = PeriodicCheckpointer(
+        checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
+    )
+
+    loader = build_train_loader(cfg, start_iter)
+    progress = ProgressBar(start_iter, max_iter)
+    writers = [*build_writers(cfg, start_iter), progress] if comm.is_main_process() else []
+    logger.info("Training from iteration %d to %d", start_iter, max_iter)
+    with EventStorage(start_iter) as storage:
+        step_start = time.perf_counter()
+        for iteration, data in zip(range(start_iter, max_iter), loader):
+            storage.iter = iteration
+            storage.put_scalar("data_time", time.perf_counter() - step_start)
+
+            with torch.amp.autocast(device.type, enabled=amp):
+                loss_dict = model(data)
+                loss = sum(loss_dict.values())
+            losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is not finite at iteration {iteration}: {losses}. Lower "
+                    "SOLVER.BASE_LR (in proportion to SOLVER.IMS_PER_BATCH), warm up for longer "
+                    "(SOLVER.WARMUP_ITERS), or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED)."
+                )
+
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+            storage.put_scalars(total_loss=sum(losses.values()), **losses)
+            storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
+            storage.put_scalar("time", time.perf_counter() - step_start)
+            scheduler.step()
+
+            done = iteration + 1
+            if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done < max_iter:
+                storage.put_scalars(**evaluate(cfg, model), smoothing_hint=False)
+            if done == max_iter:
+                metrics = evaluate(cfg, model)
+                storage.put_scalars(**metrics, smoothing_hint=False)
+            if done % cfg.LOG_PERIOD == 0 or done == max_iter:
+                for writer in writers:
+                    writer.write()
+            periodic_checkpointer.step(iteration)
+            progress.update()
+            step_start = time.perf_counter()
+    for writer in writers:
+        writer.close()
+    return metrics
+
+
+def main(args):
+    cfg = setup(args)
+    model = build_model(cfg)
+    if args.eval_only:
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        metrics = evaluate(cfg, model)
+    else:
+        if comm.get_world_size() > 1:
+            device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+            model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        metrics = train(cfg, model, resume=args.resume)
+    report(cfg, model, metrics)
+
+
+if __name__ == "__main__":
+    run(main)

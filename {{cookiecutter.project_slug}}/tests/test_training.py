@@ -1,0 +1,42 @@
+"""The commands of the README, for a few iterations."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SHORT = ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
+SHORT += ["LOG_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0"]
+
+
+def run(script, *arguments):
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_train_resume_evaluate_predict(tmp_path):
+    (script,) = Path().glob("*train_net.py")
+    output = tmp_path / "run"
+    options = ["--config-file", "configs/smoke.yaml"]
+    overrides = [*SHORT, "OUTPUT_DIR", output]
+
+    run(script, *options, *overrides)
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["total_loss"] > 0 for line in lines)
+    assert {"bbox/AP", "segm/AP"} <= lines[-1].keys()
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert len(list((output / "predictions").glob("*.jpg"))) == 8
+
+    run(script, *options, "--resume", *overrides, "SOLVER.MAX_ITER", "6")
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5]
+
+    printed = run(script, *options, "--eval-only", "--resume", *overrides)
+    assert f"bbox/AP        {lines[-1]['bbox/AP']:.2f}" in printed
+
+    image = next((output / "predictions").glob("*.jpg"))
+    run("tools/predict.py", output, image, "--output", tmp_path / "found")
+    assert (tmp_path / "found" / image.name).is_file()

@@ -1,0 +1,84 @@
+"""detectron2's catalogs, with errors in words: registration, class names, clean boxes."""
+
+import difflib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.structures import BoxMode
+
+logger = logging.getLogger(__name__)
+
+
+def datasets_root() -> Path:
+    """The folder of all data sets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def register(name: str, load: Callable[[], list[dict]], **metadata):
+    """Registers a data set; again is harmless, and the last registration counts.
+
+    Args:
+        load: returns the dataset dicts. It is not called before someone asks for them.
+        metadata: what evaluation and drawing need: `evaluator_type`, `thing_classes`, ...
+    """
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name)
+    DatasetCatalog.register(name, lambda: drop_bad_boxes(load(), name))
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def get_metadata(name: str) -> Metadata:
+    """The metadata of a registered data set, class names included.
+
+    Raises:
+        KeyError: there is no such data set; the message has the nearest names.
+    """
+    if name not in DatasetCatalog.list():
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.4)
+        raise KeyError(
+            f"data set '{name}' is not registered. Nearest names: {', '.join(near) or 'none'}. "
+            "Data sets are registered in data/dataset.py and named in DATASETS.TRAIN and TEST."
+        )
+    metadata = MetadataCatalog.get(name)
+    if not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
+        DatasetCatalog.get(name)  # loaders of COCO files set the class names
+    return metadata
+
+
+def drop_bad_boxes(dataset_dicts: list[dict], name: str) -> list[dict]:
+    """Clips boxes to their image, and drops those of which less than a pixel is left.
+
+    Such boxes make the losses NaN or training stop; both are counted in a warning.
+    """
+    clipped, dropped = [], []
+    for record in dataset_dicts:
+        kept = []
+        for annotation in record.get("annotations", ()):
+            box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+            if "width" not in record or len(box) != 4:  # checked by the mapper; rotated boxes
+                kept.append(annotation)
+                continue
+            limits = np.array([record["width"], record["height"]] * 2, dtype=float)
+            inside = np.clip(box, 0, limits)
+            example = f"{record['file_name']} {[round(float(v), 1) for v in box]}"
+            if min(inside[2] - inside[0], inside[3] - inside[1]) < 1:
+                dropped.append(example)
+                continue
+            if np.abs(inside - box).max() >= 1:  # less is rounding
+                clipped.append(example)
+                annotation["bbox"], annotation["bbox_mode"] = inside.tolist(), BoxMode.XYXY_ABS
+            kept.append(annotation)
+        if "annotations" in record:
+            record["annotations"] = kept
+    for what, examples in (("clipped to their image", clipped), ("dropped as empty", dropped)):
+        if examples:
+            logger.warning(
+                "%s: %d boxes %s: %s%s",
+                name, len(examples), what, "; ".join(examples[:3]), "; ..." if examples[3:] else "",
+            )  # fmt: skip
+    return dataset_dicts

@@ -1,0 +1,118 @@
+"""One image: read, augment, transform its annotations alike, make tensors of all."""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+
+
+class Mapper:
+    """Maps a dataset dict to the input of detectron2's models.
+
+    It does what `detectron2.data.DatasetMapper` does, short enough to be changed: add an
+    augmentation in `from_config`, or another kind of ground truth in `__call__`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str,
+        use_masks: bool = False,
+        mask_format: str = "polygon",
+        use_keypoints: bool = False,
+        keypoint_hflip_indices: np.ndarray | None = None,
+        recompute_boxes: bool = False,
+    ):
+        """
+        Args:
+            is_train: whether the output has the ground truth.
+            augmentations: applied in this order to the image and all its annotations.
+            image_format: "BGR" or "RGB", the order of the model's pixel means.
+            use_masks, mask_format: keep instance masks, as "polygon" or "bitmask".
+            use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
+            recompute_boxes: tight boxes around the masks, which cropping makes necessary.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_masks = use_masks
+        self.mask_format = mask_format
+        self.use_keypoints = use_keypoints
+        self.keypoint_hflip_indices = keypoint_hflip_indices
+        self.recompute_boxes = recompute_boxes
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True):
+        augmentations = utils.build_augmentation(cfg, is_train)  # resize, and flip for training
+        crop = is_train and cfg.INPUT.CROP.ENABLED
+        if crop:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        keypoints = cfg.MODEL.KEYPOINT_ON
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_masks": cfg.MODEL.MASK_ON,
+            "mask_format": cfg.INPUT.MASK_FORMAT,
+            "use_keypoints": keypoints,
+            "keypoint_hflip_indices": (
+                utils.create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if keypoints else None
+            ),
+            "recompute_boxes": crop and cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one record in detectron2's format; it is not changed.
+
+        Returns:
+            the record without its annotations, and `image`, (C, H, W) uint8 in `image_format`;
+            for training also `instances` (boxes, classes, masks, keypoints; crowds left out) and,
+            where the data set has it, `sem_seg`, (H, W) int64.
+
+        Raises:
+            SizeMismatchError: the file's size is not the one in the dataset dict.
+        """
+        record = copy.deepcopy(dataset_dict)
+        annotations = record.pop("annotations", None)
+        sem_seg_file = record.pop("sem_seg_file_name", None)
+        image = utils.read_image(record["file_name"], format=self.image_format)
+        utils.check_image_size(record, image)
+
+        inputs = T.AugInput(image)
+        if self.is_train and sem_seg_file is not None:
+            inputs.sem_seg = utils.read_image(sem_seg_file, "L").squeeze(2)
+        transforms = self.augmentations(inputs)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if inputs.sem_seg is not None:
+            record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        if self.is_train and annotations is not None:
+            record["instances"] = self._instances(annotations, transforms, inputs.image.shape[:2])
+        return record
+
+    def _instances(self, annotations, transforms, image_size):
+        unused = {"segmentation": self.use_masks, "keypoints": self.use_keypoints}
+        for key in [key for key, used in unused.items() if not used]:
+            for annotation in annotations:
+                annotation.pop(key, None)
+        transformed = [
+            utils.transform_instance_annotations(
+                annotation,
+                transforms,
+                image_size,
+                keypoint_hflip_indices=self.keypoint_hflip_indices,
+            )
+            for annotation in annotations
+            if not annotation.get("iscrowd", 0)
+        ]
+        instances = utils.annotations_to_instances(transformed, image_size, self.mask_format)
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return utils.filter_empty_instances(instances)

@@ -1,0 +1,150 @@
+"""What surrounds a run: command line, processes, the output folder and its records."""
+
+import inspect
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..config import get_config, read_config
+from .visualize import save_pictures
+
+LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
+CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
+
+logger = logging.getLogger(__name__)
+
+
+def run(main):
+    """Calls `main(args)` in each of the processes that the command line asks for."""
+    parser = default_argument_parser(epilog=inspect.getmodule(main).__doc__)
+    parser.set_defaults(dist_url="auto")  # a free port, so that two runs can share a machine
+    args = parser.parse_args()
+    try:
+        _check(args)
+    except ValueError as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _check(args):
+    """Raises ValueError for what would otherwise fail late, or in every process, or silently."""
+    if not args.config_file:
+        raise ValueError("--config-file is missing. Type e.g. --config-file configs/smoke.yaml.")
+    cfg = read_config(args.config_file, args.opts)
+    processes = args.num_gpus * args.num_machines
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be split evenly over "
+            f"{processes} processes. Change it, or --num-gpus."
+        )
+    gpus = torch.cuda.device_count()
+    if gpus and args.num_gpus > gpus:
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {gpus}.")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("several machines need --dist-url tcp://<address of machine 0>:<port>.")
+    if args.eval_only and args.resume and not Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
+        raise ValueError(f"there is no checkpoint to evaluate in {cfg.OUTPUT_DIR}.")
+    if args.eval_only and not args.resume and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "there is nothing to evaluate: MODEL.WEIGHTS is empty. Add --resume for the last "
+            f"checkpoint in {cfg.OUTPUT_DIR}, or MODEL.WEIGHTS and a file."
+        )
+
+
+def setup(args):
+    """Reads the config, and prepares the output folder, logging and random seeds of this process.
+
+    The folder gets `config.yaml`, `environment.txt` and `git.diff` beside the log. A new run does
+    not mix with an earlier one in the same folder: that is moved aside.
+    """
+    cfg = get_config(args.config_file, args.opts)
+    cfg.freeze()
+    output = Path(cfg.OUTPUT_DIR)
+    moved = None
+    if comm.is_main_process():
+        if not (args.resume or args.eval_only):
+            moved = _move_aside(output)
+        output.mkdir(parents=True, exist_ok=True)
+    comm.synchronize()
+    for name in LOGGERS:
+        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logger.info("Command: %s", " ".join(sys.argv))
+    logger.info("Output: %s; device: %s x %d", output, cfg.MODEL.DEVICE, comm.get_world_size())
+    if args.resume and not (output / "last_checkpoint").exists():
+        logger.warning("There is no checkpoint to resume in %s: training starts afresh.", output)
+    if moved:
+        logger.warning("An earlier run was in %s: it is in %s now.", output, moved)
+    if comm.is_main_process() and not args.eval_only:  # an evaluation leaves the training's records
+        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
+        environment = f"git commit: {commit}\n{collect_env_info()}\n"
+        (output / "environment.txt").write_text(environment, encoding="utf-8")
+        (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1:  # else each process takes all cores
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    return cfg
+
+
+def report(cfg, model, metrics: dict[str, float]):
+    """Draws pictures of predictions, and says what the run came to and where it all is."""
+    if not comm.is_main_process():
+        return
+    output = Path(cfg.OUTPUT_DIR)
+    lines = [f"{key:14} {value:.2f}" for key, value in metrics.items() if _is_summary(key)]
+    for what, path in (
+        ("checkpoint", (output / "last_checkpoint").exists() and _last_checkpoint(output)),
+        ("metrics", output / "metrics.json"),
+        ("log", output / "log.txt"),
+    ):
+        if path and path.exists():
+            lines.append(f"{what:14} {path}")
+    if cfg.TEST.NUM_PICTURES:
+        save_pictures(cfg, model, str(output / "predictions"))
+        lines.append(f"{'pictures':14} {output / 'predictions'}")
+    lines.append(f"{'curves':14} uv run tensorboard --logdir {output}")
+    logger.info("Done.\n  %s", "\n  ".join(lines))
+
+
+def _is_summary(metric: str) -> bool:
+    return metric.rpartition("/")[2] in ("AP", "AP50", "mIoU", "PQ")
+
+
+def _last_checkpoint(output: Path) -> Path:
+    return output / (output / "last_checkpoint").read_text(encoding="utf-8").strip()
+
+
+def _move_aside(output: Path) -> Path | None:
+    """Renames a folder with a run in it to the first free of `<name>.1`, `<name>.2`, ..."""
+    if not any((output / file).exists() for file in ("metrics.json", "last_checkpoint")):
+        return None
+    number = 1
+    while (aside := output.with_name(f"{output.name}.{number}")).exists():
+        number += 1
+    return output.rename(aside)
+
+
+def _git(*command: str) -> str:
+    try:
+        return subprocess.run(["git", *command], capture_output=True, text=True).stdout
+    except OSError:  # git is not installed
+        return ""

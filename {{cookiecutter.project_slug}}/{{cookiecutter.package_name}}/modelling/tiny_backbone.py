@@ -1,0 +1,70 @@
+"""An example of a registered component: a backbone small enough to train from scratch on a CPU.
+
+A config asks for it by name (configs/smoke.yaml does):
+
+    MODEL:
+      BACKBONE:
+        NAME: build_tiny_fpn_backbone
+
+Replace it with your own layers, heads or losses: one registered class or function a file, imported
+in `modelling/__init__.py`.
+"""
+
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+
+class TinyBackbone(Backbone):
+    """Five stages of convolution, group normalization and ReLU, each at half the resolution."""
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...] = (16, 32, 64, 96, 128)):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        self._out_features = ["res2", "res3", "res4", "res5"]
+        self._out_feature_strides = {f"res{i}": 2**i for i in range(2, 6)}
+        self._out_feature_channels = {f"res{i + 1}": c for i, c in enumerate(channels)}
+        for out_channels in channels:
+            self.stages.append(
+                nn.Sequential(
+                    _conv(in_channels, out_channels, stride=2),
+                    _conv(out_channels, out_channels, stride=1),
+                )
+            )
+            in_channels = out_channels
+
+    def forward(self, x):
+        """(N, C, H, W) images to {"res2": (N, 32, H/4, W/4), ..., "res5": (N, 128, H/32, W/32)}."""
+        features = {}
+        for number, stage in enumerate(self.stages, start=1):
+            x = stage(x)
+            features[f"res{number}"] = x
+        return {name: features[name] for name in self._out_features}
+
+
+def _conv(in_channels, out_channels, stride):
+    # Group normalization: unlike batch normalization it needs no pre-trained statistics.
+    norm = get_norm(lambda channels: nn.GroupNorm(8, channels), out_channels)
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=1,
+        bias=False,
+        norm=norm,
+        activation=nn.functional.relu,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_tiny_fpn_backbone(cfg, input_shape: ShapeSpec):
+    """The stages above, and a feature pyramid of `MODEL.FPN.OUT_CHANNELS` on top: p2 to p6."""
+    return FPN(
+        bottom_up=TinyBackbone(input_shape.channels),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+    )
