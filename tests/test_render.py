@@ -56,6 +56,7 @@ FILES = """
     tests/test_config.py
     tests/test_dataset.py
     tests/test_dataset_mapper.py
+    tests/test_panoptic_evaluation.py
     tests/test_training.py
     tools/predict.py
 """

@@ -45,13 +45,14 @@ def repository():
 class Project:
     """A rendered project, its commands run by `uv` in the shared environment."""
 
-    def __init__(self, folder: Path, environment: Path, datasets: Path):
+    def __init__(self, folder: Path, environment: Path, datasets: Path | None = None):
         self.folder = folder
-        self.environ = os.environ | {
-            "UV_PROJECT_ENVIRONMENT": str(environment),
-            "DETECTRON2_DATASETS": str(datasets),
-        }
+        self.environment = environment
+        self.datasets = datasets or folder / "datasets"
+        self.environ = os.environ | {"UV_PROJECT_ENVIRONMENT": str(environment)}
         self.environ.pop("VIRTUAL_ENV", None)
+        if datasets:
+            self.environ["DETECTRON2_DATASETS"] = str(datasets)
 
     def start(self, *command, **options) -> subprocess.Popen:
         command = [os.environ.get("UV", "uv"), "run", *map(str, command)]
@@ -95,16 +96,27 @@ def make_project(repository, render, tmp_path_factory):
     return make_project
 
 
+FEWER_SHAPES = """
+from detectron2.data import DatasetCatalog
+from my_detector.data import shapes
+shapes.SPLITS = {"train": 24, "val": 8}
+shapes.register_shapes()
+DatasetCatalog.get("shapes_train")
+"""
+
+
 @pytest.fixture(scope="session")
 def project(make_project):
+    """The project of the default answers, with a data set that is evaluated in a second."""
     project = make_project()
-    project.run("python", "--version")  # installs
+    project.run("python", "-c", FEWER_SHAPES)
     return project
 
 
 @pytest.fixture(scope="session")
 def smoke(project):
-    """The first command of the README, word for word; with what it prints."""
+    """The first command of the README, word for word, and what it prints."""
+    project = Project(project.folder, project.environment)
     return project, project.train(*SMOKE)
 
 
@@ -163,8 +175,8 @@ def test_every_config_trains_and_evaluates(project, config, metrics):
 
 
 LONG = ["SOLVER.MAX_ITER", 40, "SOLVER.STEPS", "(35,)", "SOLVER.CHECKPOINT_PERIOD", 10]
-LONG += ["LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0, "SOLVER.IMS_PER_BATCH", 4]
-LONG += ["DATALOADER.ASPECT_RATIO_GROUPING", False, "TEST.NUM_PICTURES", 0]
+LONG += ["SOLVER.WARMUP_ITERS", 5, "LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
+LONG += ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0]
 
 
 def test_killed_run_resumes_where_it_was(project):
@@ -244,7 +256,7 @@ def test_same_losses_as_a_minimal_loop_of_detectron2(project, tmp_path):
     ours = [line["total_loss"] for line in project.metrics("output/parity").values()]
     script = tmp_path / "reference.py"
     script.write_text(REFERENCE, encoding="utf-8")
-    shapes = Path(project.environ["DETECTRON2_DATASETS"], "shapes")
+    shapes = project.datasets / "shapes"
     annotations, images = shapes / "annotations/instances_train.json", shapes / "images_train"
     output = project.run("python", script, "output/parity/config.yaml", annotations, images)
     theirs = json.loads(re.search(r"LOSSES (.*)", output)[1])
@@ -278,8 +290,6 @@ def test_another_run_leaves_the_earlier_one_alone(project):
         (["--config-file", "configs/smok.yaml"], "there is no config file 'configs/smok.yaml'"),
         ([], "--config-file is missing"),
         ([*SMOKE, "SOLVER.MAX_ITERS", "5"], "Did you mean SOLVER.MAX_ITER?"),
-        ([*SMOKE, "SOLVER.MAX_ITER", "5", "--resume"], "--resume came after the config overrides"),
-        ([*SMOKE, "SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
         ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH 8 cannot be split evenly over 3"),
         ([*SMOKE, "--eval-only", "OUTPUT_DIR", "none"], "there is nothing to evaluate"),
         ([*SMOKE, "--eval-only", "--resume", "OUTPUT_DIR", "none"], "no checkpoint to evaluate"),
@@ -294,9 +304,7 @@ def test_mistakes_on_the_command_line_are_named(project, arguments, message):
 
 def test_loss_that_is_not_finite_stops_the_run(project):
     output = project.train(*SMOKE, *LONG, "SOLVER.BASE_LR", "1e8", "OUTPUT_DIR", "nan", status=1)
-    assert re.search(
-        r"FloatingPointError: the loss is not finite at iteration \d+: {'loss_", output
-    )
+    assert re.search(r"FloatingPointError: training diverged at iteration \d+: ", output)
 
 
 def test_weights_that_are_not_there_are_named(project):
@@ -322,7 +330,7 @@ def write_voc(shapes: Path, root: Path):
     names = {1: "circle", 2: "square", 3: "triangle"}
     for split in ("train", "val"):
         content = json.loads((shapes / f"annotations/instances_{split}.json").read_text())
-        images = content["images"][:16]
+        images = content["images"]
         stems = [f"{split}_{image['id']}" for image in images]
         (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(stems))
         for image, stem in zip(images, stems, strict=True):
@@ -350,9 +358,7 @@ def write_voc(shapes: Path, root: Path):
 
 
 def test_voc_project_trains_on_voc_files(project, make_project):
-    datasets = Path(project.environ["DETECTRON2_DATASETS"])
-    project.train(*SMOKE, *SHORT, "OUTPUT_DIR", "output/makes_shapes")
-    write_voc(datasets / "shapes", datasets / "cells")
+    write_voc(project.datasets / "shapes", project.datasets / "cells")
     voc = make_project(dataset_format="voc", dataset_name="cells", package_name="voc_cells")
     boxes_only(voc, "cells")
     output = voc.train(*TINY)
@@ -373,13 +379,11 @@ def test_voc_project_says_which_folder_is_missing(project, make_project):
 
 
 def test_coco_project_trains_on_coco_files(project, make_project):
-    datasets = Path(project.environ["DETECTRON2_DATASETS"])
-    project.train(*SMOKE, *SHORT, "OUTPUT_DIR", "output/makes_shapes")
-    root = datasets / "coins"
+    root, shapes = project.datasets / "coins", project.datasets / "shapes"
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
-        os.symlink(datasets / f"shapes/images_{split}", root / split)
-        text = (datasets / f"shapes/annotations/instances_{split}.json").read_text()
+        os.symlink(shapes / f"images_{split}", root / split)
+        text = (shapes / f"annotations/instances_{split}.json").read_text()
         (root / f"annotations/{split}.json").write_text(text.replace("circle", "coin"))
     coco = make_project(dataset_format="coco", dataset_name="coins", package_name="coco_coins")
     boxes_only(coco, "coins")
@@ -407,7 +411,7 @@ def test_custom_project_says_what_to_fill_in_and_then_trains(project, make_proje
 
 def test_predictions_on_photographs(smoke, tmp_path):
     project, _ = smoke
-    image = next(Path(project.environ["DETECTRON2_DATASETS"], "shapes/images_val").glob("*.jpg"))
+    image = next((project.datasets / "shapes/images_val").glob("*.jpg"))
     project.run("tools/predict.py", "output/smoke", image, "--output", tmp_path / "found")
     assert (tmp_path / "found" / image.name).stat().st_size > 0
     output = project.run("tools/predict.py", "output/smoke", "gone.jpg", status=2)

@@ -28,7 +28,7 @@ from detectron2.utils.events import EventStorage
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
 from {{ cookiecutter.package_name }}.engine.evaluation import evaluate
-from {{ cookiecutter.package_name }}.engine.run import report, run, setup
+from {{ cookiecutter.package_name }}.engine.run import diverged, report, run, setup
 from {{ cookiecutter.package_name }}.engine.writers import ProgressBar, build_writers
 
 logger = logging.getLogger("detectron2")
@@ -63,16 +63,15 @@ def train(cfg, model, resume):
             storage.iter = iteration
             storage.put_scalar("data_time", time.perf_counter() - step_start)
 
-            with torch.amp.autocast(device.type, enabled=amp):
-                loss_dict = model(data)
-                loss = sum(loss_dict.values())
+            try:
+                with torch.amp.autocast(device.type, enabled=amp):
+                    loss_dict = model(data)
+                    loss = sum(loss_dict.values())
+            except FloatingPointError as error:  # detectron2's heads raise it
+                raise diverged(iteration, error) from error
             losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is not finite at iteration {iteration}: {losses}. Lower "
-                    "SOLVER.BASE_LR (in proportion to SOLVER.IMS_PER_BATCH), warm up for longer "
-                    "(SOLVER.WARMUP_ITERS), or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED)."
-                )
+                raise diverged(iteration, losses)
 
             optimizer.zero_grad()
             scaler.scale(loss).backward()

@@ -9,6 +9,7 @@ from PIL import Image
 from {{ cookiecutter.package_name }}.data import shapes
 from {{ cookiecutter.package_name }}.data.catalog import register
 from {{ cookiecutter.package_name }}.data.dataset import register_datasets
+from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 
 
 def test_registration_reads_nothing_and_can_be_repeated():
@@ -23,7 +24,7 @@ def test_registration_reads_nothing_and_can_be_repeated():
 
 
 def test_boxes_outside_of_the_image_are_clipped_or_dropped_with_a_warning(caplog):
-    boxes = [[10, 10, 50, 50], [80, 20, 130, 60], [30, 30, 30, 40], [200, 0, 300, 50]]
+    boxes = [[10, 10, 50, 50], [80, 20, 130, 60], [30, 30, 31, 40], [200, 0, 300, 50]]
     record = {"file_name": "a.jpg", "height": 100, "width": 100}
     record["annotations"] = [
         {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in boxes
@@ -33,7 +34,7 @@ def test_boxes_outside_of_the_image_are_clipped_or_dropped_with_a_warning(caplog
         (cleaned,) = DatasetCatalog.get("defects")
     assert [a["bbox"] for a in cleaned["annotations"]] == [boxes[0], [80, 20, 100, 60]]
     assert "defects: 1 boxes clipped" in caplog.text
-    assert "defects: 2 boxes dropped as empty: a.jpg [30.0, 30.0, 30.0, 40.0]" in caplog.text
+    assert "defects: 2 boxes dropped as empty: a.jpg [30.0, 30.0, 31.0, 40.0]" in caplog.text
 
 
 def test_shapes_are_the_same_in_every_run(tmp_path, monkeypatch):
@@ -46,6 +47,17 @@ def test_shapes_are_the_same_in_every_run(tmp_path, monkeypatch):
     files = [{f.relative_to(d): f.read_bytes() for f in d.rglob("*.*")} for d in folders]
     assert files[0] == files[1]
     assert len(files[0]) == 4 * (24 + 8) + 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_run_continues_the_order_of_the_images(cfg, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    whole, resumed = (
+        [[image["image_id"] for image in batch] for _, batch in zip(range(stop), loader)]
+        for loader, stop in ((build_train_loader(cfg), 6), (build_train_loader(cfg, 2), 4))
+    )
+    assert whole[2:] == resumed
+    assert sorted(sum(whole, [])) == sorted(2 * list(range(1, 25)))  # two epochs: each image twice
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

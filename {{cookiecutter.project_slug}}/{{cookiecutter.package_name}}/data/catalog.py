@@ -46,14 +46,18 @@ def get_metadata(name: str) -> Metadata:
         )
     metadata = MetadataCatalog.get(name)
     if not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
-        DatasetCatalog.get(name)  # loaders of COCO files set the class names
+        logging.disable(logging.WARNING)  # the loading that follows reports what it finds
+        try:
+            DatasetCatalog.get(name)  # functions that read class names from a file set them
+        finally:
+            logging.disable(logging.NOTSET)
     return metadata
 
 
 def drop_bad_boxes(dataset_dicts: list[dict], name: str) -> list[dict]:
-    """Clips boxes to their image, and drops those of which less than a pixel is left.
+    """Clips boxes to their image, and drops those that are at most a pixel wide or high.
 
-    Such boxes make the losses NaN or training stop; both are counted in a warning.
+    Such boxes can make the losses NaN, and nothing can be found in them; a warning counts both.
     """
     clipped, dropped = [], []
     for record in dataset_dicts:
@@ -66,7 +70,7 @@ def drop_bad_boxes(dataset_dicts: list[dict], name: str) -> list[dict]:
             limits = np.array([record["width"], record["height"]] * 2, dtype=float)
             inside = np.clip(box, 0, limits)
             example = f"{record['file_name']} {[round(float(v), 1) for v in box]}"
-            if min(inside[2] - inside[0], inside[3] - inside[1]) < 1:
+            if min(inside[2] - inside[0], inside[3] - inside[1]) <= 1:
                 dropped.append(example)
                 continue
             if np.abs(inside - box).max() >= 1:  # less is rounding

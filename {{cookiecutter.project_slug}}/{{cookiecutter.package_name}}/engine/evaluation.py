@@ -29,8 +29,11 @@ class _COCOEvaluator(COCOEvaluator):
 
 
 def _coco(cfg, name, folder):
+    # Named here, because detectron2 guesses them from the predictions, of which there may be none.
+    tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
     return _COCOEvaluator(
         name,
+        tasks=tasks,
         output_dir=folder,
         allow_cached_coco=False,  # would read the data set as it was some time ago (#3859)
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,

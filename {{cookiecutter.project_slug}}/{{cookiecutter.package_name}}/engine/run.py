@@ -105,6 +105,15 @@ def setup(args):
     return cfg
 
 
+def diverged(iteration: int, what) -> FloatingPointError:
+    """The error to raise when losses or predictions are not finite any more."""
+    return FloatingPointError(
+        f"training diverged at iteration {iteration}: {what}. Lower SOLVER.BASE_LR (in proportion "
+        "to SOLVER.IMS_PER_BATCH), warm up for longer (SOLVER.WARMUP_ITERS), or clip the gradients "
+        "(SOLVER.CLIP_GRADIENTS.ENABLED). The last checkpoint is as it was."
+    )
+
+
 def report(cfg, model, metrics: dict[str, float]):
     """Draws pictures of predictions, and says what the run came to and where it all is."""
     if not comm.is_main_process():
