@@ -266,7 +266,7 @@ def test_same_losses_as_a_minimal_loop_of_detectron2(project, tmp_path):
 
 def test_two_processes_on_the_cpu(project):
     short = [*LONG, "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/two"]
-    short += ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0]
+    short += ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 1]
     output = project.train(*SMOKE, "--num-gpus", 2, *short)
     assert "device: cpu x 2" in output
     metrics = project.metrics("output/two")

@@ -49,6 +49,9 @@ def train(cfg, model, resume):
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start_iter = loaded.get("iteration", -1) + 1
     max_iter = cfg.SOLVER.MAX_ITER
+    if start_iter >= max_iter:
+        logger.info("Nothing to train: the checkpoint is at SOLVER.MAX_ITER %d", max_iter)
+        return evaluate(cfg, model)
     periodic_checkpointer = PeriodicCheckpointer(
         checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
     )
@@ -84,9 +87,7 @@ def train(cfg, model, resume):
             scheduler.step()
 
             done = iteration + 1
-            if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done < max_iter:
-                storage.put_scalars(**evaluate(cfg, model), smoothing_hint=False)
-            if done == max_iter:
+            if done == max_iter or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
                 metrics = evaluate(cfg, model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
             if done % cfg.LOG_PERIOD == 0 or done == max_iter:

@@ -2,12 +2,12 @@ import logging
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from {{ cookiecutter.package_name }}.data import shapes
-from {{ cookiecutter.package_name }}.data.catalog import register
+from {{ cookiecutter.package_name }}.data.catalog import get_metadata, register
 from {{ cookiecutter.package_name }}.data.dataset import register_datasets
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 
@@ -20,7 +20,8 @@ def test_registration_reads_nothing_and_can_be_repeated():
     assert not calls
     assert DatasetCatalog.get("lazy") == []
     assert calls == [1]
-    assert MetadataCatalog.get("lazy").thing_classes == ["a"]
+    assert get_metadata("lazy").thing_classes == ["a"]
+    assert len(get_metadata("lazy").thing_colors) == 1
 
 
 def test_boxes_outside_of_the_image_are_clipped_or_dropped_with_a_warning(caplog):

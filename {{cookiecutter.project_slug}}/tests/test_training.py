@@ -34,8 +34,9 @@ def test_train_resume_evaluate_predict(tmp_path):
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5]
 
-    printed = run(script, *options, "--eval-only", "--resume", *overrides)
-    assert f"bbox/AP        {lines[-1]['bbox/AP']:.2f}" in printed
+    for again in (["--resume"], ["--eval-only", "--resume"]):  # a finished run is evaluated
+        printed = run(script, *options, *again, *overrides)
+        assert f"bbox/AP        {lines[-1]['bbox/AP']:.2f}" in printed
 
     image = next((output / "predictions").glob("*.jpg"))
     run("tools/predict.py", output, image, "--output", tmp_path / "found")

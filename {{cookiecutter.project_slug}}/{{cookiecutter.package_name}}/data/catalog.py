@@ -4,11 +4,13 @@ import difflib
 import logging
 import os
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.colormap import colormap
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def register(name: str, load: Callable[[], list[dict]], **metadata):
 
 
 def get_metadata(name: str) -> Metadata:
-    """The metadata of a registered data set, class names included.
+    """The metadata of a registered data set, with the names and colors of its classes.
 
     Raises:
         KeyError: there is no such data set; the message has the nearest names.
@@ -51,6 +53,11 @@ def get_metadata(name: str) -> Metadata:
             DatasetCatalog.get(name)  # functions that read class names from a file set them
         finally:
             logging.disable(logging.NOTSET)
+    for kind in ("thing", "stuff"):
+        names = metadata.get(f"{kind}_classes")
+        if names and not metadata.get(f"{kind}_colors"):
+            palette = cycle(colormap(rgb=True).astype(int).tolist())
+            metadata.set(**{f"{kind}_colors": list(islice(palette, len(names)))})
     return metadata
 
 

@@ -10,7 +10,7 @@ Replace it with your own layers, heads or losses: one registered class or functi
 in `modelling/__init__.py`.
 """
 
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
@@ -44,8 +44,6 @@ class TinyBackbone(Backbone):
 
 
 def _conv(in_channels, out_channels, stride):
-    # Group normalization: unlike batch normalization it needs no pre-trained statistics.
-    norm = get_norm(lambda channels: nn.GroupNorm(8, channels), out_channels)
     return Conv2d(
         in_channels,
         out_channels,
@@ -53,7 +51,7 @@ def _conv(in_channels, out_channels, stride):
         stride=stride,
         padding=1,
         bias=False,
-        norm=norm,
+        norm=nn.GroupNorm(8, out_channels),  # learns from scratch, with any batch size
         activation=nn.functional.relu,
     )
 
