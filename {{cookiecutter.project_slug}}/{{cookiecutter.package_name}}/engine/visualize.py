@@ -50,13 +50,19 @@ def save_pictures(cfg, model, folder: str):
     records = DatasetCatalog.get(name)
     mapper = Mapper(cfg, is_train=False)
     chosen = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)), dtype=int)
+    predicted = {"segmentation": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    unpredicted = [key for key, is_predicted in predicted.items() if not is_predicted]
     os.makedirs(folder, exist_ok=True)
     for record in (records[i] for i in chosen):
         with inference_context(model), torch.no_grad():
             (output,) = model([mapper(record)])
         image = read_image(record["file_name"], format="RGB")
+        for annotation in record.get("annotations", ()):
+            for key in unpredicted:
+                annotation.pop(key, None)
         truth = _visualizer(image, metadata).draw_dataset_dict(record).get_image()
-        pair = np.hstack([truth, draw_prediction(image, output, metadata)])
+        gap = np.full_like(truth[:, :8], 255)
+        pair = np.hstack([truth, gap, draw_prediction(image, output, metadata)])
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         Image.fromarray(pair).save(os.path.join(folder, f"{stem}.jpg"), quality=95)
 
