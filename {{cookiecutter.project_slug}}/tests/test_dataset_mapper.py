@@ -11,10 +11,12 @@ def test_same_output_as_detectron2(cfg):
     cfg.MODEL.KEYPOINT_ON = True
     cfg.INPUT.MIN_SIZE_TRAIN = (96, 128, 160)
     cfg.INPUT.CROP.ENABLED = True
+    records = DatasetCatalog.get("shapes_train_panoptic")
+    records[0]["annotations"][0]["iscrowd"] = 1
     outputs = []
     for mapper in (Mapper(cfg, is_train=True), DatasetMapper(cfg, is_train=True)):
         seed_all_rng(0)
-        outputs.append([mapper(record) for record in DatasetCatalog.get("shapes_train_panoptic")])
+        outputs.append([mapper(record) for record in records])
     for ours, theirs in zip(*outputs):
         assert torch.equal(ours["image"], theirs["image"])
         assert torch.equal(ours["sem_seg"], theirs["sem_seg"])
