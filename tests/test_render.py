@@ -121,6 +121,12 @@ def test_at_most_eight_questions():
     assert len([question for question in QUESTIONS if not question.startswith("_")]) <= 8
 
 
+def test_ci_runs_the_test_command_of_the_readme():
+    command = "pip install uv && uv run pytest\n"
+    assert f"```sh\n{command}```" in (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    assert (TEMPLATE / ".ci/run").read_text(encoding="utf-8").endswith(f"\n{command}")
+
+
 def test_files(project, answers):
     expected = {*FILES.split(), TRAINER[answers["trainer"]]}
     expected -= LACKS[answers["dataset_format"]] | LACKS.get(answers["license"], set())
