@@ -291,6 +291,7 @@ def test_another_run_leaves_the_earlier_one_alone(project):
         ([], "--config-file is missing"),
         ([*SMOKE, "SOLVER.MAX_ITERS", "5"], "Did you mean SOLVER.MAX_ITER?"),
         ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH 8 cannot be split evenly over 3"),
+        ([*SMOKE, "OUTPUT_DIR", "none", "MODEL.WEIGHTS", "none/a.pth"], "lies in OUTPUT_DIR"),
         ([*SMOKE, "--eval-only", "OUTPUT_DIR", "none"], "there is nothing to evaluate"),
         ([*SMOKE, "--eval-only", "--resume", "OUTPUT_DIR", "none"], "no checkpoint to evaluate"),
     ],

@@ -58,6 +58,12 @@ def _check(args):
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {gpus}.")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://<address of machine 0>:<port>.")
+    is_new = not (args.resume or args.eval_only)
+    if is_new and Path(cfg.OUTPUT_DIR).resolve() in Path(cfg.MODEL.WEIGHTS).resolve().parents:
+        raise ValueError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} lies in OUTPUT_DIR, which a new run moves aside. "
+            "Give another OUTPUT_DIR, or --resume to continue that run."
+        )
     if args.eval_only and args.resume and not Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
         raise ValueError(f"there is no checkpoint to evaluate in {cfg.OUTPUT_DIR}.")
     if args.eval_only and not args.resume and not cfg.MODEL.WEIGHTS:
