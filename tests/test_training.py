@@ -291,7 +291,10 @@ def test_another_run_leaves_the_earlier_one_alone(project):
         ([], "--config-file is missing"),
         ([*SMOKE, "SOLVER.MAX_ITERS", "5"], "Did you mean SOLVER.MAX_ITER?"),
         ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH 8 cannot be split evenly over 3"),
-        ([*SMOKE, "OUTPUT_DIR", "none", "MODEL.WEIGHTS", "none/a.pth"], "lies in OUTPUT_DIR"),
+        (
+            [*SMOKE, "OUTPUT_DIR", "configs", "MODEL.WEIGHTS", "configs/base.yaml"],
+            "lies in OUTPUT_DIR",
+        ),
         ([*SMOKE, "--eval-only", "OUTPUT_DIR", "none"], "there is nothing to evaluate"),
         ([*SMOKE, "--eval-only", "--resume", "OUTPUT_DIR", "none"], "no checkpoint to evaluate"),
     ],
@@ -301,6 +304,11 @@ def test_mistakes_on_the_command_line_are_named(project, arguments, message):
     assert message in output
     assert "Traceback" not in output
     assert not (project.folder / "none").exists()
+
+
+def test_output_folder_above_the_project_is_no_reason_to_refuse(project):
+    short = [*LONG, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "OUTPUT_DIR", ".."]
+    assert "Done." in project.train(*SMOKE, *short)
 
 
 def test_loss_that_is_not_finite_stops_the_run(project):

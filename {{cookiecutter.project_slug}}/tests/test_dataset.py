@@ -38,6 +38,13 @@ def test_boxes_outside_of_the_image_are_clipped_or_dropped_with_a_warning(caplog
     assert "defects: 2 boxes dropped as empty: a.jpg [30.0, 30.0, 31.0, 40.0]" in caplog.text
 
 
+def test_rotated_boxes_are_left_alone():
+    rotated = {"bbox": [90, 50, 40, 20, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
+    record = {"file_name": "a.jpg", "height": 100, "width": 100, "annotations": [dict(rotated)]}
+    register("rotated", lambda: [record], thing_classes=["a"])
+    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated]
+
+
 def test_shapes_are_the_same_in_every_run(tmp_path, monkeypatch):
     folders = []
     for name in ("first", "second"):

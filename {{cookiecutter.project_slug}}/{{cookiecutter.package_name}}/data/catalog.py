@@ -70,10 +70,10 @@ def drop_bad_boxes(dataset_dicts: list[dict], name: str) -> list[dict]:
     for record in dataset_dicts:
         kept = []
         for annotation in record.get("annotations", ()):
-            box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-            if "width" not in record or len(box) != 4:  # checked by the mapper; rotated boxes
-                kept.append(annotation)
+            if "width" not in record or annotation["bbox_mode"] == BoxMode.XYWHA_ABS:
+                kept.append(annotation)  # no limits to compare with; rotated boxes may leave them
                 continue
+            box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
             limits = np.array([record["width"], record["height"]] * 2, dtype=float)
             inside = np.clip(box, 0, limits)
             example = f"{record['file_name']} {[round(float(v), 1) for v in box]}"

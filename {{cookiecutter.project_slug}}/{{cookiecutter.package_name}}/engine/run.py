@@ -59,7 +59,8 @@ def _check(args):
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://<address of machine 0>:<port>.")
     is_new = not (args.resume or args.eval_only)
-    if is_new and Path(cfg.OUTPUT_DIR).resolve() in Path(cfg.MODEL.WEIGHTS).resolve().parents:
+    weights = Path(cfg.MODEL.WEIGHTS)  # "" and addresses are no files
+    if is_new and weights.is_file() and Path(cfg.OUTPUT_DIR).resolve() in weights.resolve().parents:
         raise ValueError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} lies in OUTPUT_DIR, which a new run moves aside. "
             "Give another OUTPUT_DIR, or --resume to continue that run."
