@@ -44,9 +44,11 @@ FILES = """
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
     my_detector/engine/checkpoint.py
+    my_detector/engine/early_stopping.py
     my_detector/engine/evaluation.py
     my_detector/engine/panoptic_evaluation.py
     my_detector/engine/run.py
+    my_detector/engine/validation_pass.py
     my_detector/engine/visualize.py
     my_detector/engine/writers.py
     my_detector/modelling/__init__.py
@@ -58,7 +60,9 @@ FILES = """
     tests/test_dataset_mapper.py
     tests/test_panoptic_evaluation.py
     tests/test_training.py
+    tools/benchmark_evaluation.py
     tools/predict.py
+    tools/rehearse_early_stopping.py
 """
 TRAINER = {"plain": "plain_train_net.py"}
 NEEDS_STUFF = {"configs/panoptic_fpn_R_50.yaml", "configs/semantic_R_50_FPN.yaml"}

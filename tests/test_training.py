@@ -7,6 +7,7 @@ they skip, or fail if REQUIRE_DETECTRON2=1.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.BA
 SMALL += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "LOG_PERIOD", 1]
 SMALL += ["DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 2]
 SMOKE = ["--config-file", "configs/smoke.yaml"]
+IN_PROJECT = Path(__file__).parent / "in_project"
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +144,23 @@ def test_smoke_run_learns_and_says_where_everything_is(smoke):
 def test_eval_only_gives_the_metrics_of_the_training(smoke):
     project, _ = smoke
     last = project.metrics("output/smoke")[299]
-    for weights in (["--resume"], ["MODEL.WEIGHTS", "output/smoke/model_final.pth"]):
+    file = ["MODEL.WEIGHTS", "output/smoke/model_final.pth"]
+    for weights in (["--resume"], file, [*file, "TEST.IMS_PER_BATCH", 8]):
         output = project.train(*SMOKE, "--eval-only", *weights)
+        assert re.search(rf"val_loss/total_loss +{last['val_loss/total_loss']:.4f}\n", output)
         assert re.search(rf"bbox/AP50 +{last['bbox/AP50']:.2f}\n", output)
         assert re.search(rf"segm/AP50 +{last['segm/AP50']:.2f}\n", output)
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(IN_PROJECT.glob("test_*.py"))])
+def test_in_project(project, name):
+    """What runs inside of a project, but is of no use to those who render one."""
+    copy = project.folder / "tests" / name
+    shutil.copy(IN_PROJECT / name, copy)
+    try:
+        assert " passed" in project.run("pytest", "-q", copy)
+    finally:
+        copy.unlink()
 
 
 def test_projects_own_tests_and_linter_pass(project):
@@ -274,6 +289,194 @@ def test_two_processes_on_the_cpu(project):
     assert "bbox/AP" in metrics[3]
 
 
+def ended(project, run) -> dict:
+    return json.loads((project.folder / run / "ended.json").read_text(encoding="utf-8"))
+
+
+# Nothing is an improvement but the first evaluation: a patience of 3 ends the run at the fourth.
+STOP = [*LONG, "TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5]
+STOP += ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
+
+
+def test_training_stops_early_and_says_so(project):
+    output = project.train(*SMOKE, *STOP, "OUTPUT_DIR", "output/stop")
+    metrics = project.metrics("output/stop")
+    assert list(metrics) == list(range(20))
+    end = ended(project, "output/stop")
+    assert end["status"] == "converged"
+    assert "no improvement of segm/AP by more than 1000 in 3 evaluations" in end["reason"]
+    assert end["reason"] in output
+    folder = project.folder / "output/stop"
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    assert metrics[19]["epoch"] == pytest.approx(20 * 4 / 24)
+    assert metrics[19]["samples_seen"] == 80
+
+    # The best checkpoint is the best, and what is resumed is not that but the last.
+    best = max((m["segm/AP"], -i) for i, m in metrics.items() if "segm/AP" in m)
+    assert f"segm/AP {best[0]:.2f} at iteration {-best[1]}" in output
+    output = project.train(
+        *SMOKE, "--eval-only", *STOP, "OUTPUT_DIR", "output/stop",
+        "MODEL.WEIGHTS", "output/stop/model_best.pth",
+    )  # fmt: skip
+    assert re.search(rf"segm/AP +{best[0]:.2f}\n", output)
+    output = project.train(*SMOKE, "--resume", *STOP, "OUTPUT_DIR", "output/stop")
+    assert "Nothing to train: 20 of 40 iterations are done" in output
+    assert ended(project, "output/stop")["status"] == "converged"
+    assert list(project.metrics("output/stop")) == list(range(20))
+    more = ["EARLY_STOPPING.PATIENCE", 4]
+    project.train(*SMOKE, "--resume", *STOP, *more, "OUTPUT_DIR", "output/stop")
+    assert list(project.metrics("output/stop")) == list(range(25))
+
+
+def test_killed_while_it_waits_for_an_improvement(project):
+    """After two evaluations without one, of three: the resumed run stops where the other did."""
+    log = project.folder / "output/patience/metrics.json"
+    process = project.start(
+        "plain_train_net.py", *SMOKE, *STOP, "OUTPUT_DIR", "output/patience",
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (log.exists() and log.read_text(encoding="utf-8").count("\n") > 15):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 15 < log.read_text(encoding="utf-8").count("\n") < 20
+    assert not log.with_name("ended.json").exists()
+    output = project.train(*SMOKE, "--resume", *STOP, "OUTPUT_DIR", "output/patience")
+    assert "Training from iteration 15 to 40" in output
+    assert list(project.metrics("output/patience")) == list(range(20))
+    assert ended(project, "output/patience")["status"] == "converged"
+
+
+ONLY_ON_RANK_0 = """
+from detectron2.utils import comm
+import plain_train_net
+
+def evaluate(cfg, model):
+    metrics = real(cfg, model)
+    return metrics if comm.get_rank() == 0 else {}
+
+real, plain_train_net.evaluate = plain_train_net.evaluate, evaluate
+if __name__ == "__main__":
+    plain_train_net.run(plain_train_net.main)
+"""
+
+
+@pytest.mark.parametrize("script", ["plain_train_net.py", "only_on_rank_0.py"])
+def test_two_processes_stop_together(project, script):
+    (project.folder / "only_on_rank_0.py").write_text(ONLY_ON_RANK_0, encoding="utf-8")
+    run = f"output/together_{script.partition('.')[0]}"
+    short = [*STOP, "TEST.EVAL_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
+    try:
+        project.run(script, *SMOKE, "--num-gpus", 2, *short, "OUTPUT_DIR", run)
+    finally:
+        (project.folder / "only_on_rank_0.py").unlink()
+    assert list(project.metrics(run)) == list(range(8))
+    assert ended(project, run)["status"] == "converged"
+    logs = [(project.folder / run / name).read_text() for name in ("log.txt", "log.txt.rank1")]
+    waits = [re.findall(r"no improvement of segm/AP .* in (\d) evaluations", log) for log in logs]
+    assert waits[0] == waits[1] == ["1", "2", "3"]
+    assert project.metrics(run)[7]["epoch"] == pytest.approx(8 * 4 / 24)
+
+
+def test_metric_that_does_not_exist_is_said_before_training(project):
+    wrong = ["EARLY_STOPPING.METRIC", "bbox/mAP", "OUTPUT_DIR", "output/wrong"]
+    output = project.train(*SMOKE, *LONG, *wrong, status=1)
+    assert re.search(r"no metric 'bbox/mAP'.* There are: bbox/AP, bbox/AP-circle, ", output)
+    assert not (project.folder / "output/wrong/metrics.json").exists()
+    assert ended(project, "output/wrong")["status"] == "failed"
+
+
+def test_epochs_become_iterations(project):
+    epochs = ["SOLVER.MAX_EPOCHS", 2, "SOLVER.STEPS_EPOCHS", "(1,1.5)"]
+    epochs += ["SOLVER.WARMUP_EPOCHS", 0.5, "SOLVER.CHECKPOINT_PERIOD_EPOCHS", 0.5]
+    epochs += ["TEST.EVAL_PERIOD_EPOCHS", 1, "SOLVER.GAMMA", 0.5, "SOLVER.WARMUP_FACTOR", 0.1]
+    rest = ["LOG_PERIOD", 1, "TEST.NUM_PICTURES", 0, "OUTPUT_DIR", "output/epochs"]
+    output = project.train(*SMOKE, *epochs, "SOLVER.IMS_PER_BATCH", 3, *rest)
+    metrics = project.metrics("output/epochs")
+    assert list(metrics) == list(range(16))  # 24 images, 3 a batch, twice
+    assert [i for i, line in metrics.items() if "bbox/AP" in line] == [7, 15]
+    assert [round(line["epoch"], 6) for line in metrics.values()] == [i / 8 for i in range(1, 17)]
+    rates = [line["lr"] / 0.04 for line in metrics.values()]
+    expected = [0.1, 0.325, 0.55, 0.775, *[1] * 4, *[0.5] * 4, *[0.25] * 4]
+    assert rates == pytest.approx(expected)
+    checkpoints = sorted(f.name for f in (project.folder / "output/epochs").glob("model_0*.pth"))
+    assert checkpoints == [f"model_{i:07d}.pth" for i in (3, 7, 11, 15)]
+    assert ended(project, "output/epochs") == {"status": "finished"}
+    assert " epoch: 2.00 " in output
+    config = "output/epochs/config.yaml"  # what was used can be used again
+    project.train("--config-file", config, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/again")
+
+
+def test_random_subsets(project):
+    """Of the training set: another in each run, the same when it is resumed. Of the test set."""
+    subsets = ["DATALOADER.RANDOM_SUBSET_RATIO", 0.5, "TEST.RANDOM_SUBSET_RATIO", 0.4]
+    short = ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0, "LOG_PERIOD", 1]
+    chosen = []
+    for run, resume in (("a", []), ("b", []), ("a", ["--resume"])):
+        output = f"output/subset_{run}"
+        more = ["SOLVER.MAX_EPOCHS", 1 + len(resume)]
+        project.train(*SMOKE, *resume, *short, *subsets, *more, "OUTPUT_DIR", output)
+        files = [f"{output}/subset_shapes_{split}.json" for split in ("train", "val")]
+        chosen.append([json.loads((project.folder / file).read_text()) for file in files])
+    assert list(project.metrics("output/subset_a")) == list(range(6))  # 12 images, 4 a batch, twice
+    assert [len(ids) for ids in chosen[0]] == [12, 3]
+    (train_a, val_a), (train_b, val_b), (resumed, _) = chosen
+    assert set(train_a) == set(resumed) != set(train_b)
+    assert val_a == val_b
+
+    # pycocotools by itself, on these images alone.
+    folder = project.folder / "output/subset_a/inference/shapes_val"
+    script = SUBSET_AP.format(
+        truth=project.datasets / "shapes/annotations/instances_val.json",
+        found=folder / "coco_instances_results.json", ids=val_a,
+    )  # fmt: skip
+    expected = float(re.search(r"AP50 (\S+)", project.run("python", "-c", script))[1])
+    assert project.metrics("output/subset_a")[5]["bbox/AP50"] == pytest.approx(100 * expected)
+
+
+SUBSET_AP = """
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+truth = COCO("{truth}")
+evaluation = COCOeval(truth, truth.loadRes("{found}"), "bbox")
+evaluation.params.imgIds = {ids}
+evaluation.evaluate()
+evaluation.accumulate()
+evaluation.summarize()
+print("AP50", evaluation.stats[1])
+"""
+
+BY_EPOCH = """
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+for run in {runs}:
+    events = EventAccumulator(run).Reload()
+    for tag in ("bbox/AP", "by_epoch/bbox/AP", "by_epoch/total_loss"):
+        print(run, tag, [event.step for event in events.Scalars(tag)])
+"""
+
+
+def test_epochs_are_the_same_axis_for_any_batch_size(project):
+    runs = [f"output/batch_{size}" for size in (2, 8)]
+    common = ["SOLVER.MAX_EPOCHS", 3, "TEST.EVAL_PERIOD_EPOCHS", 1, "LOG_PERIOD", 3]
+    common += ["SOLVER.CHECKPOINT_PERIOD_EPOCHS", 1, "TEST.NUM_PICTURES", 0]
+    for size, run in zip((2, 8), runs, strict=True):
+        project.train(*SMOKE, *common, "SOLVER.IMS_PER_BATCH", size, "OUTPUT_DIR", run)
+    # As if the second had been interrupted in its last epoch.
+    (project.folder / runs[1] / "last_checkpoint").write_text("model_0000005.pth")
+    again = ["SOLVER.IMS_PER_BATCH", 8, "OUTPUT_DIR", runs[1]]
+    project.train(*SMOKE, "--resume", *common, *again)
+    output = project.run("python", "-c", BY_EPOCH.format(runs=runs))
+    steps = dict(re.findall(r"^(\S+ \S+) (\[.*\])$", output, re.MULTILINE))
+    assert steps["output/batch_2 bbox/AP"] == "[11, 23, 35]"
+    assert steps["output/batch_8 bbox/AP"] == "[2, 5, 8]"
+    for run in runs:
+        assert steps[f"{run} by_epoch/bbox/AP"] == "[1000, 2000, 3000]"
+    assert steps[f"{runs[0]} by_epoch/total_loss"] == str([250 * i for i in range(1, 13)])
+    assert steps[f"{runs[1]} by_epoch/total_loss"] == "[1000, 2000, 3000]"
+
+
 def test_another_run_leaves_the_earlier_one_alone(project):
     short = [*LONG, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/again"]
     project.train(*SMOKE, *short)
@@ -290,6 +493,11 @@ def test_another_run_leaves_the_earlier_one_alone(project):
         (["--config-file", "configs/smok.yaml"], "there is no config file 'configs/smok.yaml'"),
         ([], "--config-file is missing"),
         ([*SMOKE, "SOLVER.MAX_ITERS", "5"], "Did you mean SOLVER.MAX_ITER?"),
+        (
+            [*SMOKE, "SOLVER.MAX_EPOCHS", "2", "SOLVER.MAX_ITER", "9"],
+            "SOLVER.MAX_ITER 9 and SOLVER.MAX_EPOCHS 2 contradict each other: remove one of them "
+            "from the command line",
+        ),
         ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH 8 cannot be split evenly over 3"),
         (
             [*SMOKE, "OUTPUT_DIR", "configs", "MODEL.WEIGHTS", "configs/base.yaml"],
@@ -314,6 +522,7 @@ def test_output_folder_above_the_project_is_no_reason_to_refuse(project):
 def test_loss_that_is_not_finite_stops_the_run(project):
     output = project.train(*SMOKE, *LONG, "SOLVER.BASE_LR", "1e8", "OUTPUT_DIR", "nan", status=1)
     assert re.search(r"FloatingPointError: training diverged at iteration \d+: ", output)
+    assert ended(project, "nan")["status"] == "failed"
 
 
 def test_weights_that_are_not_there_are_named(project):

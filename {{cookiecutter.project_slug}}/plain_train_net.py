@@ -27,15 +27,29 @@ from detectron2.utils.events import EventStorage
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
-from {{ cookiecutter.package_name }}.engine.evaluation import evaluate
-from {{ cookiecutter.package_name }}.engine.run import diverged, report, run, setup
-from {{ cookiecutter.package_name }}.engine.writers import ProgressBar, build_writers
+from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
+from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
+from {{ cookiecutter.package_name }}.engine.run import (
+    diverged,
+    end_marker,
+    report,
+    run,
+    setup,
+)
+from {{ cookiecutter.package_name }}.engine.writers import (
+    ProgressBar,
+    build_writers,
+    progress,
+)
 
 logger = logging.getLogger("detectron2")
 
 
-def train(cfg, model, resume):
-    """Trains for `SOLVER.MAX_ITER` iterations; returns the metrics of the evaluation at the end."""
+def train(cfg, model, resume, end):
+    """Trains for `SOLVER.MAX_ITER` iterations, or until early stopping, which `end` then says.
+
+    Returns the metrics of the evaluation at the end.
+    """
     model.train()
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
@@ -43,28 +57,37 @@ def train(cfg, model, resume):
     amp = cfg.SOLVER.AMP.ENABLED  # mixed precision: float16 on a GPU, bfloat16 on a CPU
     scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
 
+    early_stopping = EarlyStopping.from_config(cfg)
     checkpointer = Checkpointer(
-        model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler, scaler=scaler
+        model,
+        cfg.OUTPUT_DIR,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=scaler,
+        early_stopping=early_stopping,
     )
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start_iter = loaded.get("iteration", -1) + 1
     max_iter = cfg.SOLVER.MAX_ITER
-    if start_iter >= max_iter:
-        logger.info("Nothing to train: the checkpoint is at SOLVER.MAX_ITER %d", max_iter)
+    if start_iter >= max_iter or early_stopping.should_stop:
+        logger.info("Nothing to train: %d of %d iterations are done", start_iter, max_iter)
+        end.update(early_stopping.end())
         return evaluate(cfg, model)
+    early_stopping.check(metric_names(cfg, model))
     periodic_checkpointer = PeriodicCheckpointer(
         checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
     )
 
     loader = build_train_loader(cfg, start_iter)
-    progress = ProgressBar(start_iter, max_iter)
-    writers = [*build_writers(cfg, start_iter), progress] if comm.is_main_process() else []
+    progress_bar = ProgressBar(start_iter, max_iter)
+    writers = [*build_writers(cfg, start_iter), progress_bar] if comm.is_main_process() else []
     logger.info("Training from iteration %d to %d", start_iter, max_iter)
     with EventStorage(start_iter) as storage:
         step_start = time.perf_counter()
         for iteration, data in zip(range(start_iter, max_iter), loader):
             storage.iter = iteration
             storage.put_scalar("data_time", time.perf_counter() - step_start)
+            storage.put_scalars(**progress(cfg, iteration), smoothing_hint=False)
 
             try:
                 with torch.amp.autocast(device.type, enabled=amp):
@@ -87,15 +110,26 @@ def train(cfg, model, resume):
             scheduler.step()
 
             done = iteration + 1
-            if done == max_iter or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
+            is_last = done == max_iter
+            if is_last or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
                 metrics = evaluate(cfg, model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
-            if done % cfg.LOG_PERIOD == 0 or done == max_iter:
+                latest = storage.latest_with_smoothing_hint(cfg.LOG_PERIOD)
+                logged = {name: value for name, (value, _) in latest.items()}
+                early_stopping.update(logged, iteration)
+                checkpointer.save_best(early_stopping.metric, logged, iteration)
+                is_last = is_last or early_stopping.should_stop
+            if is_last or done % cfg.LOG_PERIOD == 0:
                 for writer in writers:
                     writer.write()
             periodic_checkpointer.step(iteration)
-            progress.update()
+            progress_bar.update()
+            if is_last:
+                break
             step_start = time.perf_counter()
+    if done < max_iter:
+        checkpointer.save("model_final", iteration=iteration)
+        end.update(early_stopping.end())
     for writer in writers:
         writer.close()
     return metrics
@@ -103,16 +137,18 @@ def train(cfg, model, resume):
 
 def main(args):
     cfg = setup(args)
-    model = build_model(cfg)
     if args.eval_only:
+        model = build_model(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         metrics = evaluate(cfg, model)
     else:
-        if comm.get_world_size() > 1:
-            device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-            model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        metrics = train(cfg, model, resume=args.resume)
+        with end_marker(cfg) as end:
+            model = build_model(cfg)
+            if comm.get_world_size() > 1:
+                device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+                model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+            metrics = train(cfg, model, args.resume, end)
     report(cfg, model, metrics)
 
 

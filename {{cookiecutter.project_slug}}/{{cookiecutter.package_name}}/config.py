@@ -2,9 +2,11 @@
 
 import difflib
 import logging
+from functools import reduce
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
@@ -14,14 +16,62 @@ from .data.dataset import register_datasets
 
 logger = logging.getLogger(__name__)
 
+# What can be given in iterations, by detectron2's key, or in epochs, by the project's.
+EPOCHS = {
+    "SOLVER.MAX_ITER": "SOLVER.MAX_EPOCHS",
+    "SOLVER.WARMUP_ITERS": "SOLVER.WARMUP_EPOCHS",
+    "SOLVER.STEPS": "SOLVER.STEPS_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_PERIOD_EPOCHS",
+    "TEST.EVAL_PERIOD": "TEST.EVAL_PERIOD_EPOCHS",
+}
+
 
 def add_project_config(cfg: CfgNode):
     """Adds the project's own keys. A key that is not declared here is an error in a config file."""
     # Iterations between two lines of the log, of metrics.json and of TensorBoard. The scalars are
     # smoothed (median) over as many iterations.
     cfg.LOG_PERIOD = 20
+
+    # The schedule in epochs; fractions are possible. Give each of these or its neighbour in
+    # iterations. Where an experiment, or the command line, gives the other than the config that it
+    # builds on, what comes later counts.
+    cfg.SOLVER.MAX_EPOCHS = None
+    cfg.SOLVER.WARMUP_EPOCHS = None
+    cfg.SOLVER.STEPS_EPOCHS = ()
+    cfg.SOLVER.CHECKPOINT_PERIOD_EPOCHS = None
+    cfg.TEST.EVAL_PERIOD_EPOCHS = None
+    # Images that the training loader delivers in an epoch. Set by the project, from the data.
+    cfg.SOLVER.IMAGES_PER_EPOCH = 0.0
+
+    # Train on a random share of the images; below 1, SAMPLER_TRAIN is RandomSubsetTrainingSampler.
+    # The seed chooses them; -1 chooses others in each new run.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATALOADER.RANDOM_SUBSET_SEED = -1
+    # The same for test sets; here the images are the same at every evaluation.
+    cfg.TEST.RANDOM_SUBSET_RATIO = 1.0
+    cfg.TEST.RANDOM_SUBSET_SEED = 0
+
+    # Images in a batch of an evaluation, on each GPU. Only images of one size share a batch.
+    cfg.TEST.IMS_PER_BATCH = 1
+    # Whether an evaluation computes the losses on the test set too, logged as val_loss/...
+    cfg.TEST.VAL_LOSS = True
     # Number of test images that are drawn with their predictions when a run ends; 0 draws none.
     cfg.TEST.NUM_PICTURES = 8
+
+    # Training stops after so many evaluations in a row without improvement; 0: never.
+    cfg.EARLY_STOPPING = CfgNode()
+    cfg.EARLY_STOPPING.PATIENCE = 0
+    # What improves: a name as in metrics.json. "" is the AP (or PQ, mIoU) of all that the model
+    # predicts, see engine/early_stopping.py. It also decides which checkpoint is model_best.pth.
+    cfg.EARLY_STOPPING.METRIC = ""
+    # "max" or "min", whichever is better. "" is derived: "min" for losses, "max" for what
+    # detectron2's evaluators measure.
+    cfg.EARLY_STOPPING.MODE = ""
+    # An improvement is one by more than this, in the metric's own unit: AP goes to 100.
+    cfg.EARLY_STOPPING.MIN_DELTA = 0.0
+    # Evaluations at the start that early stopping does not look at. With STEPS, think of those
+    # before the last step: AP may stand still until the learning rate falls.
+    cfg.EARLY_STOPPING.WARMUP_EVALS = 0
 
 
 def default_config() -> CfgNode:
@@ -36,28 +86,33 @@ def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
     """The defaults, then the file, then the overrides `KEY VALUE KEY VALUE ...`.
 
     Raises:
-        ValueError: a missing file, an unknown key (with the nearest one) or overrides out of pairs.
+        ValueError: a missing file, an unknown key (with the nearest one), overrides out of pairs, a
+            length given both in iterations and epochs, or a value out of its range.
     """
-    if not Path(config_file).is_file():
-        raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.yaml.")
     late = [word for word in overrides if word.startswith("--")]
     if late:
         raise ValueError(f"{late[0]} came after the config overrides. Options go before KEY VALUE.")
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs KEY VALUE; '{overrides[-1]}' has no value.")
+    layers = _layers(config_file)
     cfg = default_config()
     try:
         cfg.merge_from_file(config_file)
+        for key in set(EPOCHS.values()).intersection(overrides):
+            set_key(cfg, key, None)  # so that 1.5 epochs can take the place of 2
         cfg.merge_from_list(list(overrides))
     except (KeyError, AssertionError) as error:
         message = str(error.args[0])
         key = message.rpartition(" ")[2]
-        near = difflib.get_close_matches(key, _keys(default_config()), n=1)
+        near = difflib.get_close_matches(key, _flat(default_config()), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
             f"{message}.{hint} The project's own keys are declared in config.py, detectron2's in "
             "detectron2/config/defaults.py."
         ) from error
+    layers.append(("the command line", {key: get_key(cfg, key) for key in overrides[::2]}))
+    _choose_units(cfg, layers)
+    _check_values(cfg)
     if cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(Path("output", Path(config_file).stem))
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
@@ -113,9 +168,105 @@ def _set_classes(cfg):
         cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * keypoints
 
 
-def _keys(cfg, prefix=""):
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+def _layers(config_file):
+    """The keys and values of each file that a config is made of, what it builds on first."""
+    if not Path(config_file).is_file():
+        raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.yaml.")
+    try:
+        nodes = yaml.safe_load(Path(config_file).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
+    bases = nodes.pop("_BASE_", [])
+    layers = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        layers += _layers(Path(config_file).parent / Path(base).expanduser())
+    return [*layers, (config_file, _flat(nodes))]
+
+
+def _choose_units(cfg, layers):
+    """Of a length in iterations and one in epochs, keeps the one that was given last."""
+    for iterations, epochs in EPOCHS.items():
+        in_epochs = False
+        for where, layer in layers:
+            is_empty = CfgNode._decode_cfg_value(layer.get(epochs)) in (None, (), [])
+            given = [key for key in (iterations, epochs) if key in layer]
+            if is_empty and epochs in layer:
+                given.remove(epochs)
+            if len(given) == 2:
+                raise ValueError(
+                    f"{iterations} {layer[iterations]} and {epochs} {layer[epochs]} contradict "
+                    f"each other: remove one of them from {where}."
+                )
+            in_epochs = given == [epochs] if given else in_epochs
+        if not in_epochs:
+            set_key(cfg, epochs, get_key(default_config(), epochs))
+
+
+def _check_values(cfg):
+    for key in EPOCHS.values():
+        value = get_key(cfg, key)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            is_number = isinstance(number, (int, float))
+            if number is not None and not (is_number and 0 < number < float("inf")):
+                raise ValueError(f"{key} is {value!r}. Give positive numbers of epochs.")
+    for key in ("DATALOADER.RANDOM_SUBSET_RATIO", "TEST.RANDOM_SUBSET_RATIO"):
+        if not 0 < get_key(cfg, key) <= 1:
+            raise ValueError(f"{key} is {get_key(cfg, key)}. Give a share, from above 0 up to 1.")
+    if cfg.DATALOADER.RANDOM_SUBSET_RATIO < 1:
+        if cfg.DATALOADER.SAMPLER_TRAIN not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
+            raise ValueError(
+                f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} takes no subset: remove "
+                f"it, or DATALOADER.RANDOM_SUBSET_RATIO {cfg.DATALOADER.RANDOM_SUBSET_RATIO}."
+            )
+        cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    if cfg.TEST.IMS_PER_BATCH < 1:
+        raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}. Give 1 or more images.")
+    if cfg.EARLY_STOPPING.MODE not in ("", "max", "min"):
+        raise ValueError(f"EARLY_STOPPING.MODE is '{cfg.EARLY_STOPPING.MODE}'. Give max or min.")
+    period = cfg.TEST.EVAL_PERIOD or cfg.TEST.EVAL_PERIOD_EPOCHS
+    if cfg.EARLY_STOPPING.PATIENCE and not (period and cfg.DATASETS.TEST):
+        raise ValueError(
+            "EARLY_STOPPING.PATIENCE needs evaluations: give TEST.EVAL_PERIOD_EPOCHS (or "
+            "TEST.EVAL_PERIOD) and DATASETS.TEST."
+        )
+
+
+def epochs_to_iterations(cfg: CfgNode, images_per_epoch: float):
+    """Gives in iterations what the config gives in epochs; once, when the data are known.
+
+    Args:
+        images_per_epoch: what the training loader delivers, see `data.loader.training_images`.
+    """
+    cfg.SOLVER.IMAGES_PER_EPOCH = float(images_per_epoch)
+    for iterations, epochs in EPOCHS.items():
+        value = get_key(cfg, epochs)
+        if isinstance(value, (list, tuple)) and value:
+            set_key(cfg, iterations, tuple(_iterations(cfg, number) for number in value))
+        elif value:
+            set_key(cfg, iterations, max(1, _iterations(cfg, value)))
+        # From here on, and in config.yaml, there are iterations only.
+        set_key(cfg, epochs, get_key(default_config(), epochs))
+
+
+def _iterations(cfg, epochs):
+    return round(epochs * cfg.SOLVER.IMAGES_PER_EPOCH / cfg.SOLVER.IMS_PER_BATCH)
+
+
+def _flat(nodes: dict, prefix="") -> dict:
+    """{"SOLVER": {"MAX_ITER": 1}} as {"SOLVER.MAX_ITER": 1}."""
+    flat = {}
+    for key, value in nodes.items():
+        is_node = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if is_node else {prefix + key: value}
+    return flat
+
+
+def get_key(cfg: CfgNode, key: str):
+    """The value of a key that is written with dots."""
+    return reduce(getattr, key.split("."), cfg)
+
+
+def set_key(cfg: CfgNode, key: str, value):
+    """Sets a key that is written with dots."""
+    *nodes, name = key.split(".")
+    setattr(reduce(getattr, nodes, cfg), name, value)

@@ -19,10 +19,10 @@ class Mapper:
     @configurable
     def __init__(
         self,
-        is_train: bool,
         *,
         augmentations: list[T.Augmentation],
         image_format: str,
+        ground_truth: bool = True,
         use_masks: bool = False,
         mask_format: str = "polygon",
         use_keypoints: bool = False,
@@ -31,16 +31,16 @@ class Mapper:
     ):
         """
         Args:
-            is_train: whether the output has the ground truth.
             augmentations: applied in this order to the image and all its annotations.
             image_format: "BGR" or "RGB", the order of the model's pixel means.
+            ground_truth: whether the output has it: losses need it, predictions do not.
             use_masks, mask_format: keep instance masks, as "polygon" or "bitmask".
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
             recompute_boxes: tight boxes around the masks, which cropping makes necessary.
         """
-        self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.ground_truth = ground_truth
         self.use_masks = use_masks
         self.mask_format = mask_format
         self.use_keypoints = use_keypoints
@@ -48,16 +48,17 @@ class Mapper:
         self.recompute_boxes = recompute_boxes
 
     @classmethod
-    def from_config(cls, cfg, is_train: bool = True):
+    def from_config(cls, cfg, is_train: bool, ground_truth: bool | None = None):
+        """Ground truth, if it is not said, is for training only."""
         augmentations = utils.build_augmentation(cfg, is_train)  # resize, and flip for training
         crop = is_train and cfg.INPUT.CROP.ENABLED
         if crop:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         keypoints = cfg.MODEL.KEYPOINT_ON
         return {
-            "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
+            "ground_truth": is_train if ground_truth is None else ground_truth,
             "use_masks": cfg.MODEL.MASK_ON,
             "mask_format": cfg.INPUT.MASK_FORMAT,
             "use_keypoints": keypoints,
@@ -74,8 +75,8 @@ class Mapper:
 
         Returns:
             the record without its annotations, and `image`, (C, H, W) uint8 in `image_format`;
-            for training also `instances` (boxes, classes, masks, keypoints; crowds left out) and,
-            where the data set has it, `sem_seg`, (H, W) int64.
+            with ground truth also `instances` (boxes, classes, masks, keypoints; crowds left out)
+            and `sem_seg`, (H, W) int64, as far as the data set has them.
 
         Raises:
             SizeMismatchError: the file's size is not the one in the dataset dict.
@@ -87,13 +88,13 @@ class Mapper:
         utils.check_image_size(record, image)
 
         inputs = T.AugInput(image)
-        if self.is_train and sem_seg_file is not None:
+        if self.ground_truth and sem_seg_file is not None:
             inputs.sem_seg = utils.read_image(sem_seg_file, "L").squeeze(2)
         transforms = self.augmentations(inputs)
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         if inputs.sem_seg is not None:
             record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
-        if self.is_train and annotations is not None:
+        if self.ground_truth and annotations is not None:
             record["instances"] = self._instances(annotations, transforms, inputs.image.shape[:2])
         return record
 

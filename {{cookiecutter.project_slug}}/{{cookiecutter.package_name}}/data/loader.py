@@ -1,12 +1,29 @@
-"""The loaders: detectron2's, with the project's mapper, and an order that a resume keeps."""
+"""The loaders: detectron2's, with the project's mapper, random subsets, and an order to resume."""
 
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+import torch
+from detectron2.data import (
+    DatasetFromList,
+    MapDataset,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import (
+    InferenceSampler,
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+)
 from detectron2.utils import comm
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from .dataset_mapper import Mapper
+
+logger = logging.getLogger(__name__)
 
 
 class SkippingSampler(Sampler):
@@ -31,13 +48,104 @@ def build_train_loader(cfg, start_iter: int = 0):
         start_iter: the iteration that training starts from; what the iterations before it have
             seen is skipped.
     """
-    arguments = build_detection_train_loader.from_config(cfg, mapper=Mapper(cfg, is_train=True))
+    arguments = _train_arguments(cfg)
     # Every rank's sampler yields its share of the stream: skip is in images of one rank.
     skip = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     arguments["sampler"] = SkippingSampler(arguments["sampler"], skip)
     return build_detection_train_loader(**arguments)
 
 
-def build_test_loader(cfg, dataset_name: str):
-    """A loader that delivers every image of the data set once, split over the ranks."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=Mapper(cfg, is_train=False))
+def _train_arguments(cfg):
+    mapper = Mapper(cfg, is_train=True)
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RandomSubsetTrainingSampler":
+        return build_detection_train_loader.from_config(cfg, mapper=mapper)
+    # From a config it would get no seeds, and so take other images when a run is resumed.
+    whole = cfg.clone()
+    whole.defrost()
+    whole.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
+    arguments = build_detection_train_loader.from_config(whole, mapper=mapper)
+    number, ratio = len(arguments["dataset"]), cfg.DATALOADER.RANDOM_SUBSET_RATIO
+    if number * ratio < 1:
+        raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {number} images is no image.")
+    arguments["sampler"] = RandomSubsetTrainingSampler(
+        number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
+    )
+    return arguments
+
+
+def training_images(cfg) -> tuple[float, list | None]:
+    """How many images the training loader delivers in an epoch, and which, if it is a subset.
+
+    Without those that detectron2 filters out. Where a sampler repeats images of rare classes, it is
+    the number that it delivers on average.
+    """
+    arguments = _train_arguments(cfg)
+    dataset, sampler = arguments["dataset"], arguments["sampler"]
+    if isinstance(sampler, RandomSubsetTrainingSampler):
+        subset = image_ids(dataset[i] for i in sampler._indexes_subset.tolist())
+        return float(len(subset)), subset
+    if isinstance(sampler, RepeatFactorTrainingSampler):
+        return (sampler._int_part + sampler._frac_part).sum().item(), None
+    return float(len(dataset)), None
+
+
+def get_test_dataset(cfg, dataset_name: str) -> list[dict]:
+    """The dataset dicts of a test set, or of the subset `TEST.RANDOM_SUBSET_RATIO` of it."""
+    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    number = max(1, round(cfg.TEST.RANDOM_SUBSET_RATIO * len(dataset)))
+    if number == len(dataset):
+        return dataset
+    generator = torch.Generator().manual_seed(cfg.TEST.RANDOM_SUBSET_SEED)
+    chosen = torch.randperm(len(dataset), generator=generator)[:number].sort().values
+    return [dataset[i] for i in chosen.tolist()]
+
+
+def image_ids(dataset: Iterable[dict]) -> list:
+    """What identifies each image: its `image_id`, or else its file."""
+    return [record.get("image_id", record["file_name"]) for record in dataset]
+
+
+class SameSizeBatches(Sampler):
+    """Batches of another sampler's indices, each of images of one size only.
+
+    In a mixed batch the smaller images are padded, which changes what a model finds in them.
+    """
+
+    def __init__(self, sampler: Iterable[int], sizes: list, batch_size: int):
+        """
+        Args:
+            sampler: indices into `sizes`.
+            sizes: what the images of a batch have in common; None is like no other.
+        """
+        groups = defaultdict(list)
+        for index in sampler:
+            groups[index if sizes[index] is None else sizes[index]].append(index)
+        self.batches = [
+            group[start : start + batch_size]
+            for group in groups.values()
+            for start in range(0, len(group), batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def build_test_loader(cfg, dataset: list[dict]) -> DataLoader:
+    """A loader that delivers every image once, split over the ranks.
+
+    Its batches have up to `TEST.IMS_PER_BATCH` images of one size; images whose dataset dict does
+    not say their size come alone. With `TEST.VAL_LOSS` they come with their ground truth.
+    """
+    mapper = Mapper(cfg, is_train=False, ground_truth=cfg.TEST.VAL_LOSS)
+    sizes = [(r["height"], r["width"]) if "width" in r else None for r in dataset]
+    return DataLoader(
+        MapDataset(DatasetFromList(dataset, copy=False), mapper),
+        batch_sampler=SameSizeBatches(
+            InferenceSampler(len(dataset)), sizes, cfg.TEST.IMS_PER_BATCH
+        ),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+    )

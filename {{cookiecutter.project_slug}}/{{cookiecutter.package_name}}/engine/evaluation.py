@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import math
 import os
@@ -14,25 +15,43 @@ from detectron2.evaluation import (
     inference_on_dataset,
 )
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
 
-from ..data.loader import build_test_loader
+from ..data.loader import build_test_loader, get_test_dataset, image_ids
+from .checkpoint import write_atomically
 from .panoptic_evaluation import PanopticEvaluator
+from .validation_pass import PredictionsAndLosses, untouched
 
 logger = logging.getLogger(__name__)
 
+SUMMARY = ("AP", "AP50", "mIoU", "PQ", "total_loss")
+
 
 class _COCOEvaluator(COCOEvaluator):
+    def __init__(self, *args, image_ids, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._image_ids = image_ids
+
+    def evaluate(self, img_ids=None):
+        # Else what is in images outside of a subset counts as not found.
+        return super().evaluate(img_ids or self._image_ids)
+
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        # Where nothing was predicted at all, as early in training, detectron2 answers NaN.
-        return dict.fromkeys(results, 0.0) if coco_eval is None else results
+        if coco_eval is None:
+            # Where nothing was predicted at all, as early in training, detectron2 answers NaN, and
+            # leaves out the classes.
+            names = class_names if class_names and len(class_names) > 1 else ()
+            results = dict.fromkeys([*results, *(f"AP-{name}" for name in names)], 0.0)
+        return results
 
 
-def _coco(cfg, name, folder):
+def _coco(cfg, name, folder, dataset):
     # Named here, because detectron2 guesses them from the predictions, of which there may be none.
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
     return _COCOEvaluator(
         name,
+        image_ids=image_ids(dataset),
         tasks=tasks,
         output_dir=folder,
         allow_cached_coco=False,  # would read the data set as it was some time ago (#3859)
@@ -40,11 +59,11 @@ def _coco(cfg, name, folder):
     )
 
 
-def _semantic(cfg, name, folder):
+def _semantic(cfg, name, folder, dataset):
     return SemSegEvaluator(name, output_dir=folder)
 
 
-def _panoptic(cfg, name, folder):
+def _panoptic(cfg, name, folder, dataset):
     return PanopticEvaluator(name)
 
 
@@ -56,8 +75,11 @@ EVALUATORS = {
 }
 
 
-def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluators:
+def build_evaluator(cfg, dataset_name: str, dataset: list[dict]) -> DatasetEvaluators:
     """The evaluators that the data set's metadata ask for; their files go to OUTPUT_DIR/inference.
+
+    Args:
+        dataset: the dataset dicts that will be evaluated, which may be a subset.
 
     Raises:
         ValueError: no evaluator is known for the data set's `evaluator_type`.
@@ -69,23 +91,71 @@ def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluators:
             "Set it in data/dataset.py, or add an evaluator to EVALUATORS."
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in EVALUATORS[kind]])
+    builders = EVALUATORS[kind]
+    return DatasetEvaluators([build(cfg, dataset_name, folder, dataset) for build in builders])
+
+
+def record_subset(cfg, name: str, ids: list):
+    """Writes which images of a data set are used to `subset_<name>.json` in OUTPUT_DIR."""
+    if comm.is_main_process():
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        path = os.path.join(cfg.OUTPUT_DIR, f"subset_{name}.json")
+        write_atomically(path, lambda file: file.write(json.dumps(ids, default=str).encode()))
+
+
+def summary(metrics: dict[str, float]) -> dict[str, float]:
+    """The few of an evaluation's metrics that sum it up."""
+    return {k: v for k, v in metrics.items() if k.rpartition("/")[2] in SUMMARY}
 
 
 def evaluate(cfg, model) -> dict[str, float]:
-    """Evaluates the model on every data set of `DATASETS.TEST`. All ranks must call it.
+    """Metrics and validation loss on every data set of `DATASETS.TEST`, in one pass over each.
+
+    All ranks must call it. The model's modes and statistics, the random states and the event
+    storage are left as they were.
 
     Returns:
-        metrics by name, in percent: {"bbox/AP": 41.2, "segm/AP50": ...} on rank 0, else {}. With
-        several test sets the names start with that of the set. Metrics without a value, such as
-        the AP of a size that no object has, are left out.
+        on every rank the same, by name: metrics in percent, {"bbox/AP": 41.2, ...}, and, with
+        `TEST.VAL_LOSS`, {"val_loss/total_loss": 0.61, "val_loss/loss_cls": ...}, means over the
+        images. With several test sets the names start with that of the set. Metrics without a
+        value, such as the AP of a size that no object has, are left out.
     """
+    metrics = _evaluate(cfg, model)
+    metrics = {k: v for k, v in metrics.items() if math.isfinite(v) or "val_loss/" in k}
+    logger.info("Evaluation: %s", "  ".join(f"{k}: {v:.4g}" for k, v in summary(metrics).items()))
+    return metrics
+
+
+def metric_names(cfg, model) -> list[str]:
+    """What `evaluate` may return, found out by an evaluation of one image.
+
+    Before training, it also shows what is wrong with the test set, rather than an epoch later.
+    """
+    logging.disable(logging.INFO)
+    try:
+        return list(_evaluate(cfg, model, max_images=1))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _evaluate(cfg, model, max_images=None):
+    model = getattr(model, "module", model)  # of DistributedDataParallel
     results = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name)
-        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
-        with contextlib.redirect_stdout(io.StringIO()):
-            results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name))
+    with untouched(model):
+        for name in cfg.DATASETS.TEST:
+            dataset = get_test_dataset(cfg, name)
+            if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
+                record_subset(cfg, name, image_ids(dataset))
+            dataset = dataset[:max_images]
+            loader = build_test_loader(cfg, dataset)
+            evaluator = build_evaluator(cfg, name, dataset)
+            predict = PredictionsAndLosses(model) if cfg.TEST.VAL_LOSS else model
+            # pycocotools prints the table that COCOEvaluator then logs in shorter form.
+            with contextlib.redirect_stdout(io.StringIO()):
+                results[name] = inference_on_dataset(predict, loader, evaluator)
+            if cfg.TEST.VAL_LOSS:
+                results[name]["val_loss"] = predict.losses()
     if len(results) == 1:
         (results,) = results.values()
-    return {k: v for k, v in flatten_results_dict(results).items() if math.isfinite(v)}
+    metrics = comm.all_gather(flatten_results_dict(results))[0]
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,20 +1,27 @@
 """What surrounds a run: command line, processes, the output folder and its records."""
 
+import contextlib
 import inspect
+import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import get_config, read_config
+from ..config import epochs_to_iterations, get_config, get_key, read_config, set_key
+from ..data.loader import training_images
+from .checkpoint import BEST, Checkpointer, write_atomically
+from .evaluation import record_subset, summary
 from .visualize import save_pictures
 
 LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
@@ -77,11 +84,11 @@ def _check(args):
 def setup(args):
     """Reads the config, and prepares the output folder, logging and random seeds of this process.
 
-    The folder gets `config.yaml`, `environment.txt` and `git.diff` beside the log. A new run does
-    not mix with an earlier one in the same folder: that is moved aside.
+    What the config gives in epochs is in iterations afterwards. The folder gets `config.yaml`,
+    `environment.txt` and `git.diff` beside the log. A new run does not mix with an earlier one in
+    the same folder: that is moved aside.
     """
     cfg = get_config(args.config_file, args.opts)
-    cfg.freeze()
     output = Path(cfg.OUTPUT_DIR)
     moved = None
     if comm.is_main_process():
@@ -99,17 +106,67 @@ def setup(args):
         logger.warning("There is no checkpoint to resume in %s: training starts afresh.", output)
     if moved:
         logger.warning("An earlier run was in %s: it is in %s now.", output, moved)
-    if comm.is_main_process() and not args.eval_only:  # an evaluation leaves the training's records
-        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-        commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
-        environment = f"git commit: {commit}\n{collect_env_info()}\n"
-        (output / "environment.txt").write_text(environment, encoding="utf-8")
-        (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
+    if not args.eval_only:  # an evaluation leaves the training's records
+        _settle_seeds(cfg, output / "config.yaml" if args.resume else None)
+        images, subset = training_images(cfg)
+        if subset:
+            record_subset(cfg, "+".join(cfg.DATASETS.TRAIN), subset)
+        epochs_to_iterations(cfg, images)
+        logger.info(
+            "An epoch is %g images, %.4g iterations of %d; training takes %.4g epochs",
+            images,
+            images / cfg.SOLVER.IMS_PER_BATCH,
+            cfg.SOLVER.IMS_PER_BATCH,
+            cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / images,
+        )
+        if comm.is_main_process():
+            _write_records(cfg, output)
+    cfg.freeze()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1:  # else each process takes all cores
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
     return cfg
+
+
+def _settle_seeds(cfg, earlier: Path | None):
+    """Draws the seeds that are others in each new run; a resumed run keeps those it had."""
+    had = earlier and earlier.exists() and CfgNode.load_yaml_with_base(str(earlier))
+    used = {"SEED": True, "DATALOADER.RANDOM_SUBSET_SEED": cfg.DATALOADER.RANDOM_SUBSET_RATIO < 1}
+    for key, is_used in used.items():
+        if is_used and get_key(cfg, key) < 0:
+            seed = get_key(CfgNode(had), key) if had else secrets.randbits(31)
+            set_key(cfg, key, comm.all_gather(seed)[0])
+
+
+def _write_records(cfg, output):
+    (output / "ended.json").unlink(missing_ok=True)
+    (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
+    environment = f"git commit: {commit}\n{collect_env_info()}\n"
+    (output / "environment.txt").write_text(environment, encoding="utf-8")
+    (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def end_marker(cfg):
+    """Writes `ended.json` into OUTPUT_DIR when the training in this context ends, however it does.
+
+    Its `status` is "finished"; "converged", which the training says in the dict that it is given;
+    "stopped" by the user; or "failed". But for the first there is a `reason`.
+    """
+    end = {"status": "finished"}
+    file = Path(cfg.OUTPUT_DIR, "ended.json")
+    try:
+        yield end
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        end.update(status="stopped" if stopped else "failed", reason=repr(error))
+        raise
+    finally:
+        # A rank that fails may be the only one that can still write.
+        if comm.is_main_process() or (end["status"] == "failed" and not file.exists()):
+            write_atomically(str(file), lambda f: f.write(f"{json.dumps(end)}\n".encode()))
 
 
 def diverged(iteration: int, what) -> FloatingPointError:
@@ -126,23 +183,25 @@ def report(cfg, model, metrics: dict[str, float]):
     if not comm.is_main_process():
         return
     output = Path(cfg.OUTPUT_DIR)
-    lines = [f"{key:14} {value:.2f}" for key, value in metrics.items() if _is_summary(key)]
+    lines = [
+        f"{key:20} {value:.{4 if 'loss' in key else 2}f}" for key, value in summary(metrics).items()
+    ]
+    best = Checkpointer(model, cfg.OUTPUT_DIR).best()
     for what, path in (
         ("checkpoint", (output / "last_checkpoint").exists() and _last_checkpoint(output)),
         ("metrics", output / "metrics.json"),
         ("log", output / "log.txt"),
     ):
         if path and path.exists():
-            lines.append(f"{what:14} {path}")
-    if cfg.TEST.NUM_PICTURES:
+            lines.append(f"{what:20} {path}")
+    if best:
+        what = f"{best['metric']} {best['value']:.2f} at iteration {best['iteration']}"
+        lines.append(f"{'best checkpoint':20} {output / BEST} ({what})")
+    if cfg.TEST.NUM_PICTURES and cfg.DATASETS.TEST:
         save_pictures(cfg, model, str(output / "predictions"))
-        lines.append(f"{'pictures':14} {output / 'predictions'}")
-    lines.append(f"{'curves':14} uv run tensorboard --logdir {output}")
+        lines.append(f"{'pictures':20} {output / 'predictions'}")
+    lines.append(f"{'curves':20} uv run tensorboard --logdir {output}")
     logger.info("Done.\n  %s", "\n  ".join(lines))
-
-
-def _is_summary(metric: str) -> bool:
-    return metric.rpartition("/")[2] in ("AP", "AP50", "mIoU", "PQ")
 
 
 def _last_checkpoint(output: Path) -> Path:

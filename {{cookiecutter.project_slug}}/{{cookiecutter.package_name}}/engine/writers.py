@@ -1,8 +1,10 @@
 """Where the scalars of the event storage go: terminal, log, metrics.json, TensorBoard."""
 
+import contextlib
 import json
 import logging
 import os
+import re
 import sys
 
 from detectron2.utils import comm
@@ -15,6 +17,7 @@ from detectron2.utils.events import (
 )
 from tqdm import tqdm
 
+from .checkpoint import write_atomically
 from .run import LOGGERS
 
 
@@ -26,25 +29,74 @@ def build_writers(cfg, start_iter: int) -> list[EventWriter]:
     metrics = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
     _drop_from(metrics, start_iter)
     return [
-        CommonMetricPrinter(cfg.SOLVER.MAX_ITER, window_size=cfg.LOG_PERIOD),
+        _MetricPrinter(cfg.SOLVER.MAX_ITER, window_size=cfg.LOG_PERIOD),
         JSONWriter(metrics, window_size=cfg.LOG_PERIOD),
-        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=cfg.LOG_PERIOD, purge_step=start_iter),
+        _TensorBoardWriter(cfg, start_iter, metrics),
     ]
 
 
+def progress(cfg, iteration: int) -> dict[str, float]:
+    """How far training is after this iteration: in epochs, and in images it has seen."""
+    seen = (iteration + 1) * cfg.SOLVER.IMS_PER_BATCH
+    return {"epoch": seen / cfg.SOLVER.IMAGES_PER_EPOCH, "samples_seen": seen}
+
+
+class _MetricPrinter(CommonMetricPrinter):
+    """detectron2's line in the log, with the epoch in front."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.logger = _WithEpoch(self.logger)
+
+
+class _WithEpoch(logging.LoggerAdapter):
+    def process(self, message, kwargs):
+        epoch, _ = get_event_storage().latest()["epoch"]
+        message = re.sub(r"\S*val_loss/\S+: \S+  ", "", message)  # of some evaluation earlier
+        return f" epoch: {epoch:.2f} {message}", kwargs
+
+
+class _TensorBoardWriter(TensorboardXWriter):
+    """Writes every scalar a second time, as `by_epoch/...`, at a step of a thousandth of an epoch.
+
+    TensorBoard's axis is the iteration, which means something else in a run with another batch
+    size. Its steps are whole numbers.
+    """
+
+    def __init__(self, cfg, start_iter, metrics_file):
+        # What a killed run has written from here on is not shown.
+        super().__init__(cfg.OUTPUT_DIR, window_size=cfg.LOG_PERIOD, purge_step=start_iter)
+        self._cfg = cfg
+        # Neither is, as its steps are larger, much of what is to stay by epoch: once again, then.
+        for line in _read(metrics_file):
+            iteration = line.pop("iteration")
+            self._add_by_epoch({name: (value, iteration) for name, value in line.items()})
+
+    def write(self):
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        self._add_by_epoch({k: v for k, v in latest.items() if v[1] > self._last_write})
+        super().write()
+
+    def _add_by_epoch(self, scalars):
+        for name, (value, iteration) in scalars.items():
+            step = round(1000 * progress(self._cfg, iteration)["epoch"])
+            self._writer.add_scalar(f"by_epoch/{name}", value, step)
+
+
 def _drop_from(metrics, start_iter):
+    kept = [line for line in _read(metrics) if line["iteration"] < start_iter]
+    text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in kept)
+    write_atomically(metrics, lambda file: file.write(text.encode()))
+
+
+def _read(metrics):
+    """The lines of metrics.json, but for half a line of a run that was killed."""
     if not os.path.exists(metrics):
         return
-    kept = []
     with open(metrics, encoding="utf-8") as file:
         for line in file:
-            try:
-                if json.loads(line)["iteration"] < start_iter:
-                    kept.append(line)
-            except ValueError:  # half a line, of a run that was killed
-                pass
-    with open(metrics, "w", encoding="utf-8") as file:
-        file.writelines(kept)
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 class ProgressBar(EventWriter):
@@ -77,7 +129,7 @@ class ProgressBar(EventWriter):
 
     def write(self):
         latest = get_event_storage().latest()
-        shown = {"loss": latest["total_loss"][0]} if "total_loss" in latest else {}
+        shown = {"epoch": latest["epoch"][0], "loss": latest["total_loss"][0]}
         shown |= {k: v for k, (v, _) in latest.items() if k.endswith(("/AP", "/mIoU", "/PQ"))}
         self.bar.set_postfix({k: f"{v:.3g}" for k, v in shown.items()})
 

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from my_detector.engine.checkpoint import Checkpointer
+from my_detector.engine.early_stopping import EarlyStopping, Metric
+
+NAN = float("nan")
+
+
+def stops_at(values, metric="bbox/AP", **settings):
+    """The index of the evaluation that ends the training, or None."""
+    early_stopping = EarlyStopping(Metric(metric), **settings)
+    for index, value in enumerate(values):
+        early_stopping.update({metric: value}, index)
+        if early_stopping.should_stop:
+            return index
+    return None
+
+
+@pytest.mark.parametrize(
+    "values, settings, expected",
+    [
+        ([1, 2, 2, 2, 9], {"patience": 2}, 3),
+        ([1, 2, 2, 3, 3, 9], {"patience": 2}, None),
+        ([1, 2, 2, 2, 2], {"patience": 0}, None),
+        ([1, 1.4, 1.8, 2.2], {"patience": 2, "min_delta": 0.5}, None),  # small steps add up
+        ([1, 1.4, 1.5, 2.2], {"patience": 2, "min_delta": 0.5}, 2),
+        ([5, 1, 1, 1, 9], {"patience": 2, "warmup_evals": 1}, 3),
+        ([NAN, NAN, 1], {"patience": 2}, 1),
+        ([1, NAN, NAN], {"patience": 2}, 2),
+        ([5, 4, 4, 4], {"patience": 2, "metric": "val_loss/loss_cls"}, 3),
+    ],
+)
+def test_patience(values, settings, expected):
+    assert stops_at(values, **settings) == expected
+
+
+def test_resumed_counts_on():
+    values = [3, 2, 2, 2, 4]
+    whole = EarlyStopping(Metric("bbox/AP"), patience=3)
+    for index, value in enumerate(values[:3]):
+        whole.update({"bbox/AP": value}, index)
+    resumed = EarlyStopping(Metric(), patience=3)
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert not resumed.should_stop
+    resumed.update({"bbox/AP": values[3], "segm/AP": 99}, 3)
+    assert resumed.should_stop
+    assert "no improvement of bbox/AP" in resumed.reason
+    assert "best: 3 at iteration 0" in resumed.reason
+
+
+def test_another_metric_starts_afresh():
+    by_ap = EarlyStopping(Metric("bbox/AP"), patience=1)
+    for index in range(2):
+        by_ap.update({"bbox/AP": 1}, index)
+    by_loss = EarlyStopping(Metric("val_loss/total_loss"), patience=1)
+    by_loss.load_state_dict(by_ap.state_dict())
+    assert by_ap.should_stop and not by_loss.should_stop
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["bbox/AP", "segm/AP", "val_loss/total_loss"], ("segm/AP", "max")),
+        (["cells/bbox/AP50", "cells/bbox/AP"], ("cells/bbox/AP", "max")),
+        (["val_loss/loss_cls", "val_loss/total_loss"], ("val_loss/total_loss", "min")),
+    ],
+)
+def test_metric_that_is_not_named(names, expected):
+    metric = Metric()
+    metric.find(dict.fromkeys(names, 1.0))
+    assert (metric.name, metric.mode) == expected
+
+
+def test_metric_that_is_not_there_or_not_known():
+    with pytest.raises(ValueError, match=r"no metric 'bbox/mAP'.* There are: bbox/AP, segm/AP."):
+        EarlyStopping(Metric("bbox/mAP")).check(["segm/AP", "bbox/AP"])
+    with pytest.raises(ValueError, match=r"give EARLY_STOPPING.MODE max or min"):
+        Metric("speed").find({"speed": 3})
+
+
+def test_best_checkpoint_never_gets_worse(tmp_path):
+    def run(values):
+        """Each life of a run has a checkpointer of its own."""
+        checkpointer = Checkpointer(model, str(tmp_path))
+        for iteration, value in enumerate(values):
+            model.weight.data.fill_(value)
+            checkpointer.save_best(Metric("bbox/AP"), {"bbox/AP": value}, iteration)
+        return checkpointer.best(), torch.load(tmp_path / "model_best.pth")["model"]["weight"]
+
+    model = torch.nn.Linear(1, 1)
+    for values, best in (([1, 3, 2], 3), ([2, NAN], 3), ([4], 4)):
+        saved, weight = run(values)
+        assert saved["value"] == weight.item() == best
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+def test_rehearsal(tmp_path):
+    lines = [
+        {"iteration": i, "epoch": i / 10, "bbox/AP": ap, "val_loss/total_loss": loss}
+        for i, ap, loss in [(9, 10, 3), (19, 20, 2), (29, 19, 1), (39, 18, 4), (49, 30, 5)]
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, "tools/rehearse_early_stopping.py", tmp_path, "--patience", "2", "3"]
+    for metric, expected in (
+        ("bbox/AP", ["2 39 (epoch 3.9) 20% 19: 20 10.00", "3 never 0% 49: 30 0.00"]),
+        ("val_loss/total_loss", ["2 49 (epoch 4.9) 0% 29: 1 11.00", "3 never 0% 29: 1 11.00"]),
+    ):
+        run = subprocess.run([*command, "--metric", metric], capture_output=True, text=True)
+        table = [" ".join(line.split()) for line in run.stdout.splitlines()]
+        assert table[2:4] == expected, run.stderr

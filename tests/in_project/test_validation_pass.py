@@ -1,0 +1,188 @@
+import logging
+import random
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.utils.events import EventStorage
+from PIL import Image
+from torch import nn
+
+from my_detector.config import get_config
+from my_detector.data.loader import build_test_loader, get_test_dataset, image_ids
+from my_detector.engine.evaluation import evaluate
+from my_detector.engine.validation_pass import (
+    GROUND_TRUTH,
+    PredictionsAndLosses,
+    untouched,
+)
+
+CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "TEST.IMS_PER_BATCH", "3"]
+CPU += ["TEST.DETECTIONS_PER_IMAGE", "5"]
+PANOPTIC = ["DATASETS.TRAIN", "('shapes_train_panoptic',)"]
+PANOPTIC += ["DATASETS.TEST", "('shapes_val_panoptic',)"]
+SEMANTIC = ["DATASETS.TRAIN", "('shapes_train_semantic',)"]
+SEMANTIC += ["DATASETS.TEST", "('shapes_val_semantic',)"]
+FPN = ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2','p3','p4','p5']"]
+RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURES"]
+RETINANET += ["['p3','p4','p5']", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.001"]
+RETINANET += ["MODEL.MASK_ON", "False"]
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
+CASCADE += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+MODELS = {
+    "Faster R-CNN": ["MODEL.MASK_ON", "False"],
+    "Mask R-CNN": [],
+    "Cascade": CASCADE,
+    "Keypoint R-CNN": ["MODEL.KEYPOINT_ON", "True"],
+    "Panoptic FPN": ["MODEL.META_ARCHITECTURE", "PanopticFPN", *PANOPTIC, *FPN],
+    "semantic FPN": ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", *SEMANTIC, *FPN],
+    "RetinaNet": RETINANET,
+    "FCOS": RETINANET,
+    "of one's own": [],
+}
+
+
+class OwnModel(nn.Module):
+    """A meta-architecture that the project knows nothing about."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.wrapped = model
+
+    def forward(self, images):
+        return self.wrapped(images)
+
+
+def build(name, config):
+    cfg = get_config("configs/smoke.yaml", [*CPU, *config])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    if name == "FCOS":
+        shapes = [model.backbone.output_shape()[f] for f in ("p3", "p4", "p5")]
+        model = FCOS(
+            backbone=model.backbone,
+            head=FCOSHead(input_shape=shapes, num_classes=3, conv_dims=[64], norm="BN"),
+            head_in_features=["p3", "p4", "p5"],
+            num_classes=3,
+            test_score_thresh=0.001,
+            pixel_mean=[0, 0, 0],
+            pixel_std=[100, 100, 100],
+        )
+    return cfg, OwnModel(model) if name == "of one's own" else model
+
+
+def losses_in_training_mode(model, image):
+    """What the model itself gives, without the project's code."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    vars(model).pop("loss_normalizer", None)
+    torch.manual_seed(zlib.crc32(str(image_ids([image])[0]).encode()))
+    with EventStorage(), torch.no_grad():
+        losses = model([image])
+    model.eval()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_of_training_and_predictions_of_inference(name, caplog):
+    cfg, model = build(name, MODELS[name])
+    dataset = get_test_dataset(cfg, cfg.DATASETS.TEST[0])[:5]
+    if "annotations" in dataset[1]:
+        dataset[1]["annotations"] = []
+    batches = list(build_test_loader(cfg, dataset))
+    # The semantic data set does not say how large its images are.
+    assert [len(batch) for batch in batches] == ([1] * 5 if name == "semantic FPN" else [3, 2])
+    runs = []
+    backbone = model.wrapped.backbone if name == "of one's own" else model.backbone
+    backbone.bottom_up.register_forward_hook(lambda *_: runs.append(1))
+    with untouched(model), torch.no_grad(), caplog.at_level(logging.INFO):
+        validation_pass = PredictionsAndLosses(model)
+        predictions = [output for batch in batches for output in validation_pass(batch)]
+    assert len(runs) == len(batches) + (5 if name == "of one's own" else 0)
+    assert caplog.text.count("runs its backbone or heads twice") == (name == "of one's own")
+
+    model.eval()
+    for batch in batches:
+        inputs = [{k: v for k, v in image.items() if k not in GROUND_TRUTH} for image in batch]
+        with torch.no_grad():
+            for expected in model(inputs):
+                output = predictions.pop(0)
+                assert output.keys() == expected.keys()
+                if "instances" in output:
+                    fields, others = (o["instances"].get_fields() for o in (output, expected))
+                    assert len(output["instances"]) > 0
+                    boxes, other_boxes = (f.pop("pred_boxes").tensor for f in (fields, others))
+                    assert torch.equal(boxes, other_boxes)
+                    assert all(torch.equal(fields[key], others[key]) for key in others)
+                if "sem_seg" in output:
+                    assert torch.equal(output["sem_seg"], expected["sem_seg"])
+    images = [image for batch in batches for image in batch]
+    expected = [losses_in_training_mode(model, image) for image in images]
+    expected = {key: np.mean([losses[key] for losses in expected]) for key in expected[0]}
+    expected["total_loss"] = sum(expected.values())
+    assert validation_pass.losses() == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_leaves_everything_as_it_was():
+    cfg, model = build("RetinaNet", [*RETINANET, "MODEL.RETINANET.NORM", "BN"])
+    model.train()
+    model.backbone.eval()  # as someone who freezes a part of the model
+    model.loss_normalizer = 50.0
+    model.register_forward_pre_hook(lambda *_: print(random.random(), np.random.rand()))
+
+    def state():
+        return {
+            "modes": [module.training for module in model.modules()],
+            "buffers": [buffer.tolist() for buffer in model.buffers()],
+            "normalizer": model.loss_normalizer,
+            "random": (random.random(), np.random.rand(), torch.rand(1).item()),
+            "storage": (storage.iter, dict(storage.latest())),
+        }
+
+    states = []
+    for evaluated in (False, True):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(1)
+        with EventStorage(7) as storage:
+            storage.put_scalar("total_loss", 1.5)
+            if evaluated:
+                metrics = evaluate(cfg, model)
+            states.append(state())
+    assert "val_loss/total_loss" in metrics
+    assert states[0] == states[1]
+
+
+def test_batch_size_changes_nothing(tmp_path):
+    """Of images of two sizes, which padding to a common one would change."""
+    cfg, model = build("Mask R-CNN", MODELS["Mask R-CNN"])
+    dataset = get_test_dataset(cfg, "shapes_val")
+    for record in dataset[::3]:
+        file = tmp_path / Path(record["file_name"]).name
+        Image.open(record["file_name"]).crop((0, 0, 128, 90)).save(file)
+        record.update(file_name=str(file), height=90)
+    outputs, losses = [], []
+    for size in (1, 2, 8):
+        cfg.TEST.IMS_PER_BATCH = size
+        validation_pass, found = PredictionsAndLosses(model), {}
+        with untouched(model), torch.no_grad():
+            for batch in build_test_loader(cfg, dataset):
+                for image, output in zip(batch, validation_pass(batch), strict=True):
+                    found[image["image_id"]] = output["instances"]
+        assert found.keys() == {record["image_id"] for record in dataset}
+        outputs.append(found)
+        losses.append(validation_pass.losses())
+    assert len(batch) > 1
+    for i, (found, loss) in enumerate(zip(outputs, losses, strict=True)):
+        assert loss == pytest.approx(losses[0], rel=1e-4), i
+        for image_id, instances in found.items():
+            expected = outputs[0][image_id]
+            assert len(instances) == len(expected) > 0
+            boxes, others = instances.pred_boxes.tensor, expected.pred_boxes.tensor
+            assert torch.allclose(boxes, others, atol=0.01)
+            assert torch.allclose(instances.scores, expected.scores, atol=1e-5)
