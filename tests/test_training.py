@@ -412,19 +412,23 @@ def test_epochs_become_iterations(project):
 def test_random_subsets(project):
     """Of the training set: another in each run, the same when it is resumed. Of the test set."""
     subsets = ["DATALOADER.RANDOM_SUBSET_RATIO", 0.5, "TEST.RANDOM_SUBSET_RATIO", 0.4]
-    short = ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0, "LOG_PERIOD", 1]
-    chosen = []
+    short = ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0, "LOG_PERIOD", 1, "SEED", -1]
+    chosen, seeds = [], []
     for run, resume in (("a", []), ("b", []), ("a", ["--resume"])):
         output = f"output/subset_{run}"
         more = ["SOLVER.MAX_EPOCHS", 1 + len(resume)]
         project.train(*SMOKE, *resume, *short, *subsets, *more, "OUTPUT_DIR", output)
         files = [f"{output}/subset_shapes_{split}.json" for split in ("train", "val")]
         chosen.append([json.loads((project.folder / file).read_text()) for file in files])
+        config = (project.folder / output / "config.yaml").read_text(encoding="utf-8")
+        seeds.append(re.findall(r"^SEED: \d+$|RANDOM_SUBSET_SEED: \d+$", config, re.MULTILINE))
     assert list(project.metrics("output/subset_a")) == list(range(6))  # 12 images, 4 a batch, twice
     assert [len(ids) for ids in chosen[0]] == [12, 3]
     (train_a, val_a), (train_b, val_b), (resumed, _) = chosen
     assert set(train_a) == set(resumed) != set(train_b)
     assert val_a == val_b
+    assert len(seeds[0]) == 3  # all that were drawn are on record, and that of the test set
+    assert seeds[0] == seeds[2] and seeds[0][1] != seeds[1][1]
 
     # pycocotools by itself, on these images alone.
     folder = project.folder / "output/subset_a/inference/shapes_val"

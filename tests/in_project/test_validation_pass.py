@@ -129,8 +129,13 @@ def test_losses_of_training_and_predictions_of_inference(name, caplog):
     assert validation_pass.losses() == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_leaves_everything_as_it_was():
-    cfg, model = build("RetinaNet", [*RETINANET, "MODEL.RETINANET.NORM", "BN"])
+@pytest.mark.parametrize(
+    "name, norm",
+    [("RetinaNet", "MODEL.RETINANET.NORM"), ("Mask R-CNN", "MODEL.ROI_MASK_HEAD.NORM")],
+)
+def test_evaluation_leaves_everything_as_it_was(name, norm):
+    cfg, model = build(name, [*MODELS[name], norm, "BN"])
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     model.train()
     model.backbone.eval()  # as someone who freezes a part of the model
     model.loss_normalizer = 50.0
