@@ -406,7 +406,7 @@ def test_epochs_become_iterations(project):
     assert ended(project, "output/epochs") == {"status": "finished"}
     assert " epoch: 2.00 " in output
     config = "output/epochs/config.yaml"  # what was used can be used again
-    project.train("--config-file", config, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/again")
+    project.train("--config-file", config, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/reused")
 
 
 def test_random_subsets(project):
