@@ -194,22 +194,28 @@ LONG += ["SOLVER.WARMUP_ITERS", 5, "LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
 LONG += ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0]
 
 
-def test_killed_run_resumes_where_it_was(project):
-    project.train(*SMOKE, *LONG, "OUTPUT_DIR", "output/whole")
-    log = project.folder / "output/killed/metrics.json"
+def train_and_kill(project, after, run, *arguments) -> int:
+    """Kills a training after a number of iterations, and returns how many it has logged."""
+    log = project.folder / run / "metrics.json"
     process = project.start(
-        "plain_train_net.py", *SMOKE, *LONG, "OUTPUT_DIR", "output/killed", start_new_session=True
+        "plain_train_net.py", *arguments, "OUTPUT_DIR", run, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while not (log.exists() and log.read_text(encoding="utf-8").count("\n") > 16):
+    while not (log.exists() and log.read_text(encoding="utf-8").count("\n") >= after):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    with log.open("a", encoding="utf-8") as file:
-        file.write('{"iteration": 3')  # as if killed in the middle of a line
-    killed_at = log.read_text(encoding="utf-8").count("\n")
+    assert not log.with_name("ended.json").exists()
+    return log.read_text(encoding="utf-8").count("\n")
+
+
+def test_killed_run_resumes_where_it_was(project):
+    project.train(*SMOKE, *LONG, "OUTPUT_DIR", "output/whole")
+    killed_at = train_and_kill(project, 17, "output/killed", *SMOKE, *LONG)
     assert killed_at < 40
+    with (project.folder / "output/killed/metrics.json").open("a", encoding="utf-8") as file:
+        file.write('{"iteration": 3')  # as if killed in the middle of a line
 
     output = project.train(*SMOKE, "--resume", *LONG, "OUTPUT_DIR", "output/killed")
     start = int(re.search(r"Training from iteration (\d+) to 40", output)[1])
@@ -330,19 +336,7 @@ def test_training_stops_early_and_says_so(project):
 
 def test_killed_while_it_waits_for_an_improvement(project):
     """After two evaluations without one, of three: the resumed run stops where the other did."""
-    log = project.folder / "output/patience/metrics.json"
-    process = project.start(
-        "plain_train_net.py", *SMOKE, *STOP, "OUTPUT_DIR", "output/patience",
-        start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not (log.exists() and log.read_text(encoding="utf-8").count("\n") > 15):
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 15 < log.read_text(encoding="utf-8").count("\n") < 20
-    assert not log.with_name("ended.json").exists()
+    assert train_and_kill(project, 16, "output/patience", *SMOKE, *STOP) < 20
     output = project.train(*SMOKE, "--resume", *STOP, "OUTPUT_DIR", "output/patience")
     assert "Training from iteration 15 to 40" in output
     assert list(project.metrics("output/patience")) == list(range(20))

@@ -128,6 +128,7 @@ def train(cfg, model, resume, end):
                 break
             step_start = time.perf_counter()
     if done < max_iter:
+        logger.info("Stopped early: %s", early_stopping.reason)
         checkpointer.save("model_final", iteration=iteration)
         end.update(early_stopping.end())
     for writer in writers:

@@ -74,7 +74,7 @@ class PredictionsAndLosses:
             and not type(module).__module__.startswith(("torch.", "detectron2.layers."))
         ]
         if not self._parts:
-            _warn_twice(model)
+            self._say_that_it_runs_twice()
 
     def __call__(self, images: list[dict]) -> list[dict]:
         """The model's predictions for a batch with ground truth, as without the losses."""
@@ -100,6 +100,19 @@ class PredictionsAndLosses:
         torch.manual_seed(zlib.crc32(str(image_ids([image])[0]).encode()))
         try:
             losses = self.model([image])
+        except Exception as error:
+            is_empty = not len(image.get("instances", [0]))
+            if is_empty and "non-empty list" in str(error):  # of torch.cat, as in PointRend
+                _log_once(
+                    f"{type(self.model).__name__} has no losses for an image without objects "
+                    f"({error}): the validation loss leaves such images out."
+                )
+                return
+            error.add_note(
+                f"This was the validation loss of {image['file_name']}. Does its ground truth have "
+                "all that training needs? TEST.VAL_LOSS False evaluates without losses."
+            )
+            raise
         finally:
             for module in self._switches:
                 module.training = False
@@ -110,7 +123,13 @@ class PredictionsAndLosses:
             self._sums[name] += loss.item()
         self._images += 1
         if any(part.again for part in self._parts):
-            _warn_twice(self.model)
+            self._say_that_it_runs_twice()
+
+    def _say_that_it_runs_twice(self):
+        _log_once(
+            f"{type(self.model).__name__} runs its backbone or heads twice for each image of an "
+            "evaluation: for predictions and for losses. TEST.VAL_LOSS False spares the latter."
+        )
 
     def losses(self) -> dict[str, float]:
         """Each loss and `total_loss`, means over the images of all ranks. All ranks must call it.
@@ -229,10 +248,5 @@ def _equal(a, b) -> bool:
     return a == b
 
 
-def _warn_twice(model):
-    log_first_n(
-        logging.INFO,
-        f"{type(model).__name__} runs its backbone or heads twice for each image of an evaluation: "
-        "for the predictions, and for the validation loss. TEST.VAL_LOSS False spares the latter.",
-        name=__name__,
-    )
+def _log_once(message):
+    log_first_n(logging.INFO, message, name=__name__, key="message")
