@@ -176,6 +176,8 @@ def _layers(config_file):
         nodes = yaml.safe_load(Path(config_file).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
+    if not isinstance(nodes, dict):
+        raise ValueError(f"config file '{config_file}' has no keys and values, but {nodes!r}.")
     bases = nodes.pop("_BASE_", [])
     layers = []
     for base in [bases] if isinstance(bases, str) else bases:

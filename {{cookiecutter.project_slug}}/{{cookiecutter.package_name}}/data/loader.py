@@ -1,6 +1,5 @@
 """The loaders: detectron2's, with the project's mapper, random subsets, and an order to resume."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -22,8 +21,6 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 from .dataset_mapper import Mapper
-
-logger = logging.getLogger(__name__)
 
 
 class SkippingSampler(Sampler):
