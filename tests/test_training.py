@@ -369,7 +369,8 @@ def test_two_processes_stop_together(project, script):
     assert list(project.metrics(run)) == list(range(8))
     assert ended(project, run)["status"] == "converged"
     logs = [(project.folder / run / name).read_text() for name in ("log.txt", "log.txt.rank1")]
-    waits = [re.findall(r"no improvement of segm/AP .* in (\d) evaluations", log) for log in logs]
+    counted = r"segm/AP is \S+: no improvement .* in (\d) evaluations"
+    waits = [re.findall(counted, log) for log in logs]
     assert waits[0] == waits[1] == ["1", "2", "3"]
     assert project.metrics(run)[7]["epoch"] == pytest.approx(8 * 4 / 24)
 
