@@ -130,7 +130,7 @@ def train(cfg, model, resume, end):
     if done < max_iter:
         logger.info("Stopped early: %s", early_stopping.reason)
         checkpointer.save("model_final", iteration=iteration)
-        end.update(early_stopping.end())
+    end.update(early_stopping.end())
     for writer in writers:
         writer.close()
     return metrics

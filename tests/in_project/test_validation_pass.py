@@ -9,12 +9,13 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import _LOG_COUNTER
 from PIL import Image
 from torch import nn
 
 from my_detector.config import get_config
 from my_detector.data.loader import build_test_loader, get_test_dataset, image_ids
-from my_detector.engine.evaluation import evaluate
+from my_detector.engine.evaluation import evaluate, metric_names
 from my_detector.engine.validation_pass import (
     GROUND_TRUTH,
     PredictionsAndLosses,
@@ -139,6 +140,16 @@ def test_losses_of_training_and_predictions_of_inference(name, caplog):
     expected = {key: np.mean([losses[key] for losses in expected]) for key in expected[0]}
     expected["total_loss"] = sum(expected.values())
     assert validation_pass.losses() == pytest.approx(expected, rel=1e-5)
+
+
+def test_that_all_runs_twice_is_said_once(caplog):
+    """And not only in the evaluation of one image before training, which is silent."""
+    cfg, model = build("of one's own", [])
+    _LOG_COUNTER.clear()
+    metric_names(cfg, model)
+    evaluate(cfg, model)
+    evaluate(cfg, model)
+    assert caplog.text.count("runs its backbone or heads twice") == 1
 
 
 @pytest.mark.parametrize(

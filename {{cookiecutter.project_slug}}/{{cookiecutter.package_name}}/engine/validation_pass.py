@@ -249,4 +249,5 @@ def _equal(a, b) -> bool:
 
 
 def _log_once(message):
-    log_first_n(logging.INFO, message, name=__name__, key="message")
+    # A warning: less is not heard in the silent evaluation before training, which comes first.
+    log_first_n(logging.WARNING, message, name=__name__, key="message")

@@ -67,7 +67,7 @@ class _TensorBoardWriter(TensorboardXWriter):
         # What a killed run has written from here on is not shown.
         super().__init__(cfg.OUTPUT_DIR, window_size=cfg.LOG_PERIOD, purge_step=start_iter)
         self._cfg = cfg
-        # Neither is, as its steps are larger, much of what is to stay by epoch: once again, then.
+        # That hides all larger steps, and those by epoch are larger: they are written again.
         for line in _read(metrics_file):
             iteration = line.pop("iteration")
             self._add_by_epoch({name: (value, iteration) for name, value in line.items()})
