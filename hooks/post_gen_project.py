@@ -9,12 +9,40 @@ from pathlib import Path
 # JSON in a raw string: tojson escapes the quote ', so no answer can end it.
 ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')  # fmt: skip
 
-DATASET = f"{ANSWERS['package_name']}/data/dataset"
+PACKAGE = ANSWERS["package_name"]
+DATASET = f"{PACKAGE}/data/dataset"
+
+# Experiments, in YAML or Python; and those that a format has no ground truth for: VOC has boxes.
+ANY = ["base", "smoke", "faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"]
+MASKS = ["mask_rcnn_R_50_FPN", "pointrend_R_50_FPN", "keypoint_rcnn_R_50_FPN"]
+STUFF = ["panoptic_fpn_R_50", "semantic_R_50_FPN"]
+UNUSABLE = {"shapes": [], "coco": STUFF, "voc": MASKS + STUFF, "custom": STUFF}
+
+
+def same(*names):
+    return {name: name for name in names}
+
+
+def configs(kind, suffix):
+    """The experiments, and what reads and tests them."""
+    return same(*(f"configs/{name}.{suffix}" for name in ANY + MASKS + STUFF)) | {
+        f"{PACKAGE}/experiment_{kind}.py": f"{PACKAGE}/experiment.py",
+        f"tests/test_config_{kind}.py": "tests/test_config.py",
+        f"tests/overrides_{kind}.py": "tests/overrides.py",
+    }
+
+
+YAML, PYTHON = configs("yaml", "yaml"), configs("lazy", "py")
+HOOKS = same(f"{PACKAGE}/engine/hooks.py", f"{PACKAGE}/engine/train_loop.py")
+LIGHTNING = same(f"{PACKAGE}/engine/lightning.py")
 
 # question: {answer: {file in the template: its final name}}
 VARIANTS = {
     "trainer": {
-        "plain": {"plain_train_net.py": "plain_train_net.py"},
+        "plain": same("plain_train_net.py") | YAML,
+        "train_net": same("train_net.py") | HOOKS | YAML,
+        "lazyconfig": same("lazyconfig_train_net.py") | HOOKS | PYTHON,
+        "lightning": same("lightning_train_net.py") | LIGHTNING | YAML,
     },
     "dataset_format": {
         "shapes": {f"{DATASET}_shapes.py": f"{DATASET}.py"},
@@ -30,15 +58,6 @@ VARIANTS = {
     },
 }
 
-# Experiments that a format has no ground truth for: shapes has all, VOC has boxes only.
-NOT_STUFF = ["configs/panoptic_fpn_R_50.yaml", "configs/semantic_R_50_FPN.yaml"]
-NOT_MASKS = [
-    "configs/keypoint_rcnn_R_50_FPN.yaml",
-    "configs/mask_rcnn_R_50_FPN.yaml",
-    "configs/pointrend_R_50_FPN.yaml",
-]
-UNUSABLE = {"shapes": [], "coco": NOT_STUFF, "voc": NOT_STUFF + NOT_MASKS, "custom": NOT_STUFF}
-
 for question, variants in VARIANTS.items():
     chosen = variants[ANSWERS[question]]
     for variant, final in chosen.items():
@@ -47,10 +66,10 @@ for question, variants in VARIANTS.items():
     for variant, final in [names for files in variants.values() for names in files.items()]:
         for name in {variant, final} - set(chosen.values()):
             Path(name).unlink(missing_ok=True)
-for config in UNUSABLE[ANSWERS["dataset_format"]]:
-    Path(config).unlink(missing_ok=True)
+for name in UNUSABLE[ANSWERS["dataset_format"]]:
+    for suffix in ("yaml", "py"):
+        Path(f"configs/{name}.{suffix}").unlink(missing_ok=True)
 
-(trainer,) = VARIANTS["trainer"][ANSWERS["trainer"]].values()
 print("Next:")
 print(f"  cd {ANSWERS['project_slug']}")
-print(f"  uv run {trainer} --config-file configs/smoke.yaml")
+print(f"  uv run {ANSWERS['__script']} --config-file configs/smoke.{ANSWERS['__suffix']}")

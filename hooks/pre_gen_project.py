@@ -42,14 +42,16 @@ FORMATS = {  # question: (regular expression, the same in words)
 if ANSWERS["dataset_format"] == "shapes":
     FORMATS["dataset_name"] = ("shapes", "the name of the data set of dataset_format=shapes")
 
-NEEDED = """absl absl_py antlr4 black click cloudpickle contourpy cuda cv2 cycler dateutil
-    detectron2 filelock fonttools fsspec functorch fvcore google grpc grpcio hydra hydra_core
-    iniconfig iopath jinja2 kiwisolver lightning markdown markupsafe matplotlib mpl_toolkits
-    mpmath networkx ninja numpy nvidia omegaconf opencv_python opencv_python_headless packaging
-    pathspec pil pillow pip pkg_resources platformdirs pluggy portalocker protobuf pycocotools
-    pygments pylab pyparsing pytest python_dateutil pytorch_lightning pyyaml ruff setuptools
-    shapely six sympy tabulate tensorboard termcolor torch torchgen torchvision tqdm triton
-    typing_extensions tzdata werkzeug wheel yacs yaml""".split()
+NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click
+    cloudpickle contourpy cuda cv2 cycler dateutil detectron2 filelock fonttools frozenlist
+    fsspec functorch fvcore google grpc grpcio hydra hydra_core idna iniconfig iopath jinja2
+    kiwisolver lightning lightning_fabric lightning_utilities markdown markupsafe matplotlib
+    mpl_toolkits mpmath multidict networkx ninja numpy nvidia omegaconf opencv_python
+    opencv_python_headless packaging pathspec pil pillow pip pkg_resources platformdirs
+    pluggy portalocker propcache protobuf pycocotools pygments pylab pyparsing pytest
+    python_dateutil pytorch_lightning pyyaml ruff setuptools shapely six sympy tabulate
+    tensorboard termcolor torch torchgen torchmetrics torchvision tqdm triton
+    typing_extensions tzdata werkzeug wheel yacs yaml yarl""".split()
 NEIGHBOURS = """build configs data datasets dist docker docs k8s output slurm src tests tools
     plain_train_net train_net lazyconfig_train_net lightning_train_net""".split()
 TAKEN = {

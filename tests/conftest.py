@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
+from projects import FEWER_SHAPES, ForkServer, Project
 
 TEMPLATE = Path(__file__).parents[1]
 ANSWERS = {
@@ -21,6 +23,8 @@ ANSWERS = {
     "dataset_format": "shapes",
     "dataset_name": "shapes",
     "license": "MIT",
+    "__script": "plain_train_net.py",  # derived from the others
+    "__suffix": "yaml",
 }
 
 
@@ -84,3 +88,65 @@ def cli(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 
     cli.folder = work
     return cli
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The line of pyproject.toml that installs detectron2 can be followed."""
+    pyproject = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}/pyproject.toml"
+    url = re.search(r"git\+(\S+?)@", pyproject.read_text(encoding="utf-8"))[1]
+    try:
+        found = subprocess.run(["git", "ls-remote", url, "HEAD"], capture_output=True, timeout=60)
+        reached = found.returncode == 0
+    except subprocess.TimeoutExpired:
+        reached = False
+    if not reached:
+        reason = f"{url} cannot be reached: nothing that trains was tested"
+        if os.environ.get("REQUIRE_DETECTRON2") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def make_project(repository, render, tmp_path_factory):
+    environments = tmp_path_factory.mktemp("environments")
+    datasets = tmp_path_factory.mktemp("datasets")
+
+    def make_project(**answers) -> Project:
+        kind = "lightning" if answers.get("trainer") == "lightning" else "others"
+        project = Project(render(**answers), environments / kind, datasets)
+        if kind in made:
+            # Its lock file spares the others to resolve the same dependencies.
+            (project.folder / "uv.lock").write_bytes((made[kind].folder / "uv.lock").read_bytes())
+        else:
+            project.run("python", "-c", "" if made else FEWER_SHAPES)
+            modules = ["lightning.pytorch"] if kind == "lightning" else []
+            servers[kind] = ForkServer(environments / kind / "bin/python", *modules)
+            made[kind] = project
+        project.server = servers[kind]
+        return project
+
+    made, servers = {}, {}
+    yield make_project
+    for server in servers.values():
+        server.process.stdin.close()
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def project(make_project):
+    """The project of the default answers, with a data set that is evaluated in a second."""
+    return make_project()
+
+
+@pytest.fixture(scope="session")
+def projects(project, make_project):
+    """One for each trainer, made when it is asked for."""
+
+    def get(trainer) -> Project:
+        if trainer not in made:
+            made[trainer] = make_project(trainer=trainer)
+        return made[trainer]
+
+    made = {"plain": project}
+    return get

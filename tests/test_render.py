@@ -25,15 +25,6 @@ FILES = """
     .gitignore
     LICENSE
     README.md
-    configs/base.yaml
-    configs/faster_rcnn_R_50_FPN.yaml
-    configs/keypoint_rcnn_R_50_FPN.yaml
-    configs/mask_rcnn_R_50_FPN.yaml
-    configs/panoptic_fpn_R_50.yaml
-    configs/pointrend_R_50_FPN.yaml
-    configs/retinanet_R_50_FPN.yaml
-    configs/semantic_R_50_FPN.yaml
-    configs/smoke.yaml
     my_detector/__init__.py
     my_detector/config.py
     my_detector/data/__init__.py
@@ -48,13 +39,16 @@ FILES = """
     my_detector/engine/evaluation.py
     my_detector/engine/panoptic_evaluation.py
     my_detector/engine/run.py
+    my_detector/engine/stop_file.py
     my_detector/engine/validation_pass.py
     my_detector/engine/visualize.py
     my_detector/engine/writers.py
+    my_detector/experiment.py
     my_detector/modelling/__init__.py
     my_detector/modelling/tiny_backbone.py
     pyproject.toml
     tests/conftest.py
+    tests/overrides.py
     tests/test_config.py
     tests/test_dataset.py
     tests/test_dataset_mapper.py
@@ -64,19 +58,22 @@ FILES = """
     tools/predict.py
     tools/rehearse_early_stopping.py
 """
-TRAINER = {"plain": "plain_train_net.py"}
-NEEDS_STUFF = {"configs/panoptic_fpn_R_50.yaml", "configs/semantic_R_50_FPN.yaml"}
-NEEDS_MASKS = {
-    "configs/keypoint_rcnn_R_50_FPN.yaml",
-    "configs/mask_rcnn_R_50_FPN.yaml",
-    "configs/pointrend_R_50_FPN.yaml",
+HOOKS = {"my_detector/engine/hooks.py", "my_detector/engine/train_loop.py"}
+TRAINER = {
+    "plain": {"plain_train_net.py"},
+    "train_net": {"train_net.py", *HOOKS},
+    "lazyconfig": {"lazyconfig_train_net.py", *HOOKS},
+    "lightning": {"lightning_train_net.py", "my_detector/engine/lightning.py"},
 }
+CONFIGS = """base smoke faster_rcnn_R_50_FPN retinanet_R_50_FPN mask_rcnn_R_50_FPN
+    pointrend_R_50_FPN keypoint_rcnn_R_50_FPN panoptic_fpn_R_50 semantic_R_50_FPN""".split()
+NEEDS_STUFF = {"panoptic_fpn_R_50", "semantic_R_50_FPN"}
+NEEDS_MASKS = {"keypoint_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN", "pointrend_R_50_FPN"}
 LACKS = {
     "shapes": set(),
     "coco": NEEDS_STUFF,
     "voc": NEEDS_STUFF | NEEDS_MASKS,
     "custom": NEEDS_STUFF,
-    "none": {"LICENSE"},
 }
 
 
@@ -132,8 +129,11 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def test_files(project, answers):
-    expected = {*FILES.split(), TRAINER[answers["trainer"]]}
-    expected -= LACKS[answers["dataset_format"]] | LACKS.get(answers["license"], set())
+    suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
+    configs = set(CONFIGS) - LACKS[answers["dataset_format"]]
+    expected = {*FILES.split(), *TRAINER[answers["trainer"]]}
+    expected |= {f"configs/{config}.{suffix}" for config in configs}
+    expected -= {"LICENSE"} if answers["license"] == "none" else set()
     assert set(files(project)) == expected
     assert all(any(folder.iterdir()) for folder in project.rglob("*") if folder.is_dir())
 
@@ -183,15 +183,16 @@ def test_license(project, answers):
     assert re.search(r"^ *Copyright (\(c\) )?20\d\d,? The My Detector authors$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("trainer", CHOICES["trainer"])
 @pytest.mark.parametrize("dataset_format", CHOICES["dataset_format"])
 @pytest.mark.parametrize("length", [1, 40])
-def test_no_name_upsets_the_linter(render, dataset_format, length):
+def test_no_name_upsets_the_linter(render, dataset_format, length, trainer):
     """Names move imports around, and lines over the limit."""
     name = length * "z"
     names = {"project_slug": name, "package_name": name, "dataset_name": name}
     if dataset_format == "shapes":
         names["dataset_name"] = "shapes"
-    project = render(dataset_format=dataset_format, **names)
+    project = render(trainer=trainer, dataset_format=dataset_format, **names)
     ruff(project, "check")
     ruff(project, "format", "--diff")
 

@@ -20,11 +20,11 @@ import time
 import torch
 from detectron2.checkpoint import PeriodicCheckpointer
 from detectron2.engine import create_ddp_model
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
@@ -32,15 +32,19 @@ from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_n
 from {{ cookiecutter.package_name }}.engine.run import (
     diverged,
     end_marker,
+    nothing_to_train,
     report,
     run,
     setup,
 )
+from {{ cookiecutter.package_name }}.engine.stop_file import StopFile
 from {{ cookiecutter.package_name }}.engine.writers import (
     ProgressBar,
     build_writers,
+    logged,
     progress,
 )
+from {{ cookiecutter.package_name }}.experiment import build_model
 
 logger = logging.getLogger("detectron2")
 
@@ -54,8 +58,8 @@ def train(cfg, model, resume, end):
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     device = torch.device(cfg.MODEL.DEVICE)
-    amp = cfg.SOLVER.AMP.ENABLED  # mixed precision: float16 on a GPU, bfloat16 on a CPU
-    scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
+    amp = {"enabled": cfg.SOLVER.AMP.ENABLED, "dtype": amp_dtype(cfg)}  # mixed precision
+    scaler = torch.amp.GradScaler(enabled=amp["enabled"] and amp["dtype"] == torch.float16)
 
     early_stopping = EarlyStopping.from_config(cfg)
     checkpointer = Checkpointer(
@@ -69,15 +73,15 @@ def train(cfg, model, resume, end):
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     start_iter = loaded.get("iteration", -1) + 1
     max_iter = cfg.SOLVER.MAX_ITER
-    if start_iter >= max_iter or early_stopping.should_stop:
-        logger.info("Nothing to train: %d of %d iterations are done", start_iter, max_iter)
-        end.update(early_stopping.end())
+    end.update(early_stopping.end())
+    if nothing_to_train(cfg, start_iter, end):
         return evaluate(cfg, model)
     early_stopping.check(metric_names(cfg, model))
     periodic_checkpointer = PeriodicCheckpointer(
         checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
     )
 
+    stop_file = StopFile(cfg.OUTPUT_DIR)
     loader = build_train_loader(cfg, start_iter)
     progress_bar = ProgressBar(start_iter, max_iter)
     writers = [*build_writers(cfg, start_iter), progress_bar] if comm.is_main_process() else []
@@ -90,7 +94,7 @@ def train(cfg, model, resume, end):
             storage.put_scalars(**progress(cfg, iteration), smoothing_hint=False)
 
             try:
-                with torch.amp.autocast(device.type, enabled=amp):
+                with torch.amp.autocast(device.type, **amp):
                     loss_dict = model(data)
                     loss = sum(loss_dict.values())
             except FloatingPointError as error:  # detectron2's heads raise it
@@ -110,14 +114,14 @@ def train(cfg, model, resume, end):
             scheduler.step()
 
             done = iteration + 1
-            is_last = done == max_iter
+            stop = stop_file.reason()
+            is_last = stop or done == max_iter
             if is_last or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
                 metrics = evaluate(cfg, model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
-                latest = storage.latest_with_smoothing_hint(cfg.LOG_PERIOD)
-                logged = {name: value for name, (value, _) in latest.items()}
-                early_stopping.update(logged, iteration)
-                checkpointer.save_best(early_stopping.metric, logged, iteration)
+                early_stopping.update(logged(cfg), iteration)
+                checkpointer.save_best(early_stopping.metric, logged(cfg), iteration)
+                end.update(early_stopping.end())
                 is_last = is_last or early_stopping.should_stop
             if is_last or done % cfg.LOG_PERIOD == 0:
                 for writer in writers:
@@ -128,9 +132,9 @@ def train(cfg, model, resume, end):
                 break
             step_start = time.perf_counter()
     if done < max_iter:
-        logger.info("Stopped early: %s", early_stopping.reason)
+        if stop:
+            end.update(status="stopped", reason=stop)
         checkpointer.save("model_final", iteration=iteration)
-    end.update(early_stopping.end())
     for writer in writers:
         writer.close()
     return metrics

@@ -13,7 +13,6 @@ from detectron2.utils.logger import _LOG_COUNTER
 from PIL import Image
 from torch import nn
 
-from my_detector.config import get_config
 from my_detector.data.loader import build_test_loader, get_test_dataset, image_ids
 from my_detector.engine.evaluation import evaluate, metric_names
 from my_detector.engine.validation_pass import (
@@ -21,6 +20,7 @@ from my_detector.engine.validation_pass import (
     PredictionsAndLosses,
     untouched,
 )
+from my_detector.experiment import get_config
 
 CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "TEST.IMS_PER_BATCH", "3"]
 CPU += ["TEST.DETECTIONS_PER_IMAGE", "5"]

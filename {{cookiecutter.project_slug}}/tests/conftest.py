@@ -1,8 +1,8 @@
 import pytest
 from detectron2.data import DatasetCatalog
 
-from {{ cookiecutter.package_name }}.config import get_config
 from {{ cookiecutter.package_name }}.data import shapes
+from {{ cookiecutter.package_name }}.experiment import get_config
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,4 +19,6 @@ def small_shapes(tmp_path_factory):
 @pytest.fixture
 def cfg():
     """The config of the smoke run."""
-    return get_config("configs/smoke.yaml", ["MODEL.DEVICE", "cpu"])
+    cfg = get_config("configs/smoke.{{ cookiecutter.__suffix }}")
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg

@@ -45,6 +45,7 @@ def test_mirroring_swaps_left_and_right_keypoints(cfg):
 
 
 def test_no_ground_truth_for_inference(cfg):
+    cfg.INPUT.MIN_SIZE_TEST = 128
     record = DatasetCatalog.get("shapes_val_panoptic")[0]
     mapped = Mapper(cfg, is_train=False)(record)
     assert mapped["image"].shape == (3, 128, 128)

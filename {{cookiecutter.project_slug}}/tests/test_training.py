@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SHORT = ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
-SHORT += ["LOG_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0"]
+from overrides import short_run
 
 
 def run(script, *arguments):
@@ -19,10 +18,9 @@ def run(script, *arguments):
 def test_train_resume_evaluate_predict(tmp_path):
     (script,) = Path().glob("*train_net.py")
     output = tmp_path / "run"
-    options = ["--config-file", "configs/smoke.yaml"]
-    overrides = [*SHORT, "OUTPUT_DIR", output]
+    options = ["--config-file", "configs/smoke.{{ cookiecutter.__suffix }}"]
 
-    run(script, *options, *overrides)
+    run(script, *options, *short_run(output, max_iter=4))
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
     assert all(line["total_loss"] > 0 for line in lines)
@@ -30,12 +28,12 @@ def test_train_resume_evaluate_predict(tmp_path):
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert len(list((output / "predictions").glob("*.jpg"))) == 8
 
-    run(script, *options, "--resume", *overrides, "SOLVER.MAX_ITER", "6")
+    run(script, *options, "--resume", *short_run(output, max_iter=6))
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5]
 
     for again in (["--resume"], ["--eval-only", "--resume"]):  # a finished run is evaluated
-        printed = run(script, *options, *again, *overrides)
+        printed = run(script, *options, *again, *short_run(output, max_iter=6))
         assert f"val_loss/total_loss  {lines[-1]['val_loss/total_loss']:.4f}" in printed
 
     image = next((output / "predictions").glob("*.jpg"))

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """Measures what the validation loss costs, and how long training waits for evaluations.
 
-uv run tools/benchmark_evaluation.py --config-file configs/smoke.yaml MODEL.WEIGHTS model.pth
+uv run tools/benchmark_evaluation.py --config-file output/smoke/config.yaml
 
 Each image is evaluated in three ways in turn: predictions only; predictions and losses in one pass,
 as the project does; and in two passes, one for each. The times of the model are compared image by
 image: median, and the range of the middle half. The wait is the share of the time of training that
 evaluations take, with the config's test set, batch size and TEST.EVAL_PERIOD.
 
-Use weights that were trained: what a model finds decides how long it takes.
+Use the config of a run: the last checkpoint in its folder is measured. What a model finds decides
+how long it takes.
 """
 
 import time
@@ -16,11 +17,10 @@ import time
 import numpy as np
 import torch
 from detectron2.engine import default_argument_parser
-from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from {{ cookiecutter.package_name }}.config import epochs_to_iterations, get_config
+from {{ cookiecutter.package_name }}.config import epochs_to_iterations
 from {{ cookiecutter.package_name }}.data.loader import (
     build_test_loader,
     build_train_loader,
@@ -32,6 +32,7 @@ from {{ cookiecutter.package_name }}.engine.validation_pass import (
     PredictionsAndLosses,
     untouched,
 )
+from {{ cookiecutter.package_name }}.experiment import build_model, get_config
 
 WARM_UP = 2  # images, or iterations, that are not counted
 
@@ -82,10 +83,14 @@ def main():
     parser.add_argument("--batches", type=int, default=20, help="of each way of evaluation")
     parser.add_argument("--iterations", type=int, default=5, help="of training")
     args = parser.parse_args()
+    if not args.config_file:
+        parser.error("--config-file is missing")
     cfg = get_config(args.config_file, args.opts)
     epochs_to_iterations(cfg, training_images(cfg)[0])
     model = build_model(cfg)
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    weights = checkpointer.get_checkpoint_file() or cfg.MODEL.WEIGHTS
+    checkpointer.load(weights, checkpointables=[])
     batches = len(build_test_loader(cfg, get_test_dataset(cfg, cfg.DATASETS.TEST[0])))
     times = evaluation_times(cfg, model, args.batches)
     iteration = training_time(cfg, model, args.iterations)

@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
 from PIL import Image
 from tqdm import tqdm
 
-from {{ cookiecutter.package_name }}.config import get_config
-from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
 from {{ cookiecutter.package_name }}.engine.visualize import draw_prediction
+from {{ cookiecutter.package_name }}.experiment import (
+    build_mapper,
+    build_model,
+    get_config,
+)
 
 
 def main():
@@ -44,7 +46,7 @@ def main():
         parser.error(f"{args.run} has no checkpoint yet; give one with --weights")
     checkpointer.load(weights, checkpointables=[])
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    mapper = Mapper(cfg, is_train=False)
+    mapper = build_mapper(cfg, is_train=False)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in tqdm(args.images, unit="image"):
         with torch.no_grad():

@@ -1,20 +1,13 @@
 """The config: detectron2's keys, the project's own keys, and what follows from the data set."""
 
-import difflib
-import logging
+import re
 from functools import reduce
-from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
-from . import modelling  # noqa: F401  registers the project's components
 from .data.catalog import get_metadata
-from .data.dataset import register_datasets
-
-logger = logging.getLogger(__name__)
 
 # What can be given in iterations, by detectron2's key, or in epochs, by the project's.
 EPOCHS = {
@@ -82,60 +75,13 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """The defaults, then the file, then the overrides `KEY VALUE KEY VALUE ...`.
-
-    Raises:
-        ValueError: a missing file, an unknown key (with the nearest one), overrides out of pairs, a
-            length given both in iterations and epochs, or a value out of its range.
-    """
-    late = [word for word in overrides if word.startswith("--")]
-    if late:
-        raise ValueError(f"{late[0]} came after the config overrides. Options go before KEY VALUE.")
-    if len(overrides) % 2:
-        raise ValueError(f"config overrides are pairs KEY VALUE; '{overrides[-1]}' has no value.")
-    layers = _layers(config_file)
-    cfg = default_config()
-    try:
-        cfg.merge_from_file(config_file)
-        for key in set(EPOCHS.values()).intersection(overrides):
-            set_key(cfg, key, None)  # so that 1.5 epochs can take the place of 2
-        cfg.merge_from_list(list(overrides))
-    except (KeyError, AssertionError) as error:
-        message = str(error.args[0])
-        key = message.rpartition(" ")[2]
-        near = difflib.get_close_matches(key, _flat(default_config()), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"{message}.{hint} The project's own keys are declared in config.py, detectron2's in "
-            "detectron2/config/defaults.py."
-        ) from error
-    layers.append(("the command line", {key: get_key(cfg, key) for key in overrides[::2]}))
-    _choose_units(cfg, layers)
-    _check_values(cfg)
-    if cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
-        cfg.OUTPUT_DIR = str(Path("output", Path(config_file).stem))
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
-def get_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """`read_config`, with the project's data sets registered and the model's classes set by them.
+def set_classes(cfg):
+    """Sets the sizes of the heads from the classes of the data set: they cannot disagree.
 
     Raises:
         KeyError: a data set that is not registered.
-        ValueError: as `read_config`; a number of classes, or a test set, that the training data
-            set contradicts.
+        ValueError: a number of classes, or a test set, that the training data set contradicts.
     """
-    cfg = read_config(config_file, overrides)
-    register_datasets()
-    _set_classes(cfg)
-    return cfg
-
-
-def _set_classes(cfg):
-    """Sets the sizes of the heads from the classes of the data set: they cannot disagree."""
     name, *others = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = get_metadata(name)
     for other in others:
@@ -168,25 +114,15 @@ def _set_classes(cfg):
         cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * keypoints
 
 
-def _layers(config_file):
-    """The keys and values of each file that a config is made of, what it builds on first."""
-    if not Path(config_file).is_file():
-        raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.yaml.")
-    try:
-        nodes = yaml.safe_load(Path(config_file).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
-    if not isinstance(nodes, dict):
-        raise ValueError(f"config file '{config_file}' has no keys and values, but {nodes!r}.")
-    bases = nodes.pop("_BASE_", [])
-    layers = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        layers += _layers(Path(config_file).parent / Path(base).expanduser())
-    return [*layers, (config_file, _flat(nodes))]
+def choose_units(cfg, layers: list[tuple[str, dict]]):
+    """Of a length in iterations and one in epochs, keeps the one that was given last.
 
+    Args:
+        layers: what the config is made of, in this order: where from, and its keys and values.
 
-def _choose_units(cfg, layers):
-    """Of a length in iterations and one in epochs, keeps the one that was given last."""
+    Raises:
+        ValueError: one layer gives both.
+    """
     for iterations, epochs in EPOCHS.items():
         in_epochs = False
         for where, layer in layers:
@@ -204,7 +140,11 @@ def _choose_units(cfg, layers):
             set_key(cfg, epochs, get_key(default_config(), epochs))
 
 
-def _check_values(cfg):
+def check_values(cfg):
+    """
+    Raises:
+        ValueError: a value of the project's own keys that is out of its range.
+    """
     for key in EPOCHS.values():
         value = get_key(cfg, key)
         for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -250,17 +190,31 @@ def epochs_to_iterations(cfg: CfgNode, images_per_epoch: float):
         set_key(cfg, epochs, get_key(default_config(), epochs))
 
 
+def amp_dtype(cfg) -> torch.dtype:
+    """What mixed precision mixes in: bfloat16 where the chip computes with it, else float16."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def spell(message: str, names: dict[str, str]) -> str:
+    """A message that names keys as config files spell them, where that is not as here."""
+    keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
+    return re.sub(keys, lambda key: names[key[0]], message) if keys else message
+
+
 def _iterations(cfg, epochs):
     return round(epochs * cfg.SOLVER.IMAGES_PER_EPOCH / cfg.SOLVER.IMS_PER_BATCH)
 
 
-def _flat(nodes: dict, prefix="") -> dict:
+def flat(nodes: dict, prefix: str = "") -> dict:
     """{"SOLVER": {"MAX_ITER": 1}} as {"SOLVER.MAX_ITER": 1}."""
-    flat = {}
+    keys = {}
     for key, value in nodes.items():
         is_node = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if is_node else {prefix + key: value}
-    return flat
+        keys |= flat(value, f"{prefix}{key}.") if is_node else {prefix + key: value}
+    return keys
 
 
 def get_key(cfg: CfgNode, key: str):

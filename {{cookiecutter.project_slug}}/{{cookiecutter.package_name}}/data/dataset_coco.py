@@ -27,7 +27,7 @@ KEYPOINT_FLIPS = ()  # e.g. (("left_eye", "right_eye"),)
 
 def register_datasets():
     """Registers every data set of the project. Nothing is read before it is asked for."""
-    register_shapes()  # generated; configs/smoke.yaml and the tests train on it
+    register_shapes()  # generated; configs/smoke.{{ cookiecutter.__suffix }} and the tests train on it
     for split, (annotations, images) in SPLITS.items():
         name = f"{NAME}_{split}"
         json_file = datasets_root() / NAME / annotations

@@ -1,6 +1,6 @@
 """The project's data sets: what they are called and how they are read.
 
-Fill in CLASSES and `load`. Until then, configs/smoke.yaml and the tests train on generated shapes.
+Fill in CLASSES and `load`. Until then, configs/smoke.{{ cookiecutter.__suffix }} and the tests train on generated shapes.
 """
 
 from functools import partial

@@ -6,7 +6,7 @@ register it here once for each split:
     register("cells_train", partial(load, "train"), thing_classes=["red", "white"],
              evaluator_type="coco")
 
-Then name it in DATASETS.TRAIN and DATASETS.TEST of configs/base.yaml.
+Then name it as the training and the test set in configs/base.{{ cookiecutter.__suffix }}.
 https://detectron2.readthedocs.io/tutorials/datasets.html lists the fields of a dataset dict.
 """
 

@@ -28,7 +28,7 @@ CLASSES = ()
 
 def register_datasets():
     """Registers every data set of the project. Nothing is read before it is asked for."""
-    register_shapes()  # generated; configs/smoke.yaml and the tests train on it
+    register_shapes()  # generated; configs/smoke.{{ cookiecutter.__suffix }} and the tests train on it
     for split in SPLITS:
         name = f"{NAME}_{split}"
         register(name, partial(load, name, split), evaluator_type="coco")

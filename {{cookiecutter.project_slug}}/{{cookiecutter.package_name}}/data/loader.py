@@ -20,7 +20,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
-from .dataset_mapper import Mapper
+from ..experiment import build_mapper, train_loader_arguments
 
 
 class SkippingSampler(Sampler):
@@ -45,28 +45,24 @@ def build_train_loader(cfg, start_iter: int = 0):
         start_iter: the iteration that training starts from; what the iterations before it have
             seen is skipped.
     """
-    arguments = _train_arguments(cfg)
+    arguments = _arguments(cfg)
     # Every rank's sampler yields its share of the stream: skip is in images of one rank.
     skip = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     arguments["sampler"] = SkippingSampler(arguments["sampler"], skip)
     return build_detection_train_loader(**arguments)
 
 
-def _train_arguments(cfg):
-    mapper = Mapper(cfg, is_train=True)
-    if cfg.DATALOADER.SAMPLER_TRAIN != "RandomSubsetTrainingSampler":
-        return build_detection_train_loader.from_config(cfg, mapper=mapper)
-    # From a config it would get no seeds, and so take other images when a run is resumed.
-    whole = cfg.clone()
-    whole.defrost()
-    whole.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
-    arguments = build_detection_train_loader.from_config(whole, mapper=mapper)
-    number, ratio = len(arguments["dataset"]), cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    if number * ratio < 1:
-        raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {number} images is no image.")
-    arguments["sampler"] = RandomSubsetTrainingSampler(
-        number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
-    )
+def _arguments(cfg):
+    arguments = train_loader_arguments(cfg)
+    ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+    if ratio < 1:
+        # From a config it would get no seeds, and so take other images when a run is resumed.
+        number = len(arguments["dataset"])
+        if number * ratio < 1:
+            raise ValueError(f"a random subset of {ratio} of {number} images is no image.")
+        arguments["sampler"] = RandomSubsetTrainingSampler(
+            number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
+        )
     return arguments
 
 
@@ -76,7 +72,7 @@ def training_images(cfg) -> tuple[float, list | None]:
     Without those that detectron2 filters out. Where a sampler repeats images of rare classes, it is
     the number that it delivers on average.
     """
-    arguments = _train_arguments(cfg)
+    arguments = _arguments(cfg)
     dataset, sampler = arguments["dataset"], arguments["sampler"]
     if isinstance(sampler, RandomSubsetTrainingSampler):
         subset = image_ids(dataset[i] for i in sampler._indexes_subset.tolist())
@@ -136,7 +132,7 @@ def build_test_loader(cfg, dataset: list[dict]) -> DataLoader:
     Its batches have up to `TEST.IMS_PER_BATCH` images of one size; images whose dataset dict does
     not say their size come alone. With `TEST.VAL_LOSS` they come with their ground truth.
     """
-    mapper = Mapper(cfg, is_train=False, ground_truth=cfg.TEST.VAL_LOSS)
+    mapper = build_mapper(cfg, is_train=False, ground_truth=cfg.TEST.VAL_LOSS)
     sizes = [(r["height"], r["width"]) if "width" in r else None for r in dataset]
     return DataLoader(
         MapDataset(DatasetFromList(dataset, copy=False), mapper),
@@ -145,4 +141,5 @@ def build_test_loader(cfg, dataset: list[dict]) -> DataLoader:
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # its workers' seeds are not drawn from the training's
     )

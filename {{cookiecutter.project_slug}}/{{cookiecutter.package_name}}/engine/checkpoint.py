@@ -1,5 +1,6 @@
 """Checkpoints that appear whole or not at all."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import IO
@@ -7,10 +8,13 @@ from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from .early_stopping import Metric
 
 BEST = "model_best.pth"
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: str, write: Callable[[IO[bytes]], None]):
@@ -21,6 +25,39 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], None]):
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def model_state(model: nn.Module) -> dict:
+    """What a checkpoint says of a model."""
+    state = {"model": model.state_dict()}
+    if "loss_normalizer" in vars(model):  # of dense detectors: no part of their state_dict
+        state["loss_normalizer"] = model.loss_normalizer
+    return state
+
+
+def save_checkpoint(path: str, data: dict):
+    """Writes a checkpoint with `data["model"]` and whatever else.
+
+    Raises:
+        FloatingPointError: a weight is not finite. An iteration can break the weights although its
+            own losses are finite; the checkpoint before it is the last good one.
+    """
+    state = data["model"].items()
+    broken = [name for name, tensor in state if not torch.isfinite(tensor).all()]
+    if broken:
+        raise FloatingPointError(
+            f"training diverged: {len(broken)} weights are not finite any more, such as "
+            f"{broken[0]}. No checkpoint is made of them; the last one is as it was."
+        )
+    write_atomically(path, lambda file: torch.save(data, file))
+    logger.info("Saved checkpoint %s", path)
+
+
+def tag_last_checkpoint(path: str):
+    """Makes this file the one that `--resume` continues."""
+    folder, name = os.path.split(path)
+    tag = os.path.join(folder, "last_checkpoint")
+    write_atomically(tag, lambda file: file.write(name.encode()))
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -56,16 +93,10 @@ class Checkpointer(DetectionCheckpointer):
         return {key: saved[key] for key in keys} if "metric" in saved else None
 
     def _write(self, name, **data):
-        data["model"] = self.model.state_dict()
-        if "loss_normalizer" in vars(self.model):  # of dense detectors: no part of their state_dict
-            data["loss_normalizer"] = self.model.loss_normalizer
-        path = os.path.join(self.save_dir, name)
-        write_atomically(path, lambda file: torch.save(data, file))
-        self.logger.info(f"Saved checkpoint {path}")
+        save_checkpoint(os.path.join(self.save_dir, name), data | model_state(self.model))
 
     def tag_last_checkpoint(self, last_filename_basename: str):
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
+        tag_last_checkpoint(os.path.join(self.save_dir, last_filename_basename))
 
     def load(self, path: str, *args, **kwargs) -> dict:
         """

@@ -99,7 +99,7 @@ class EarlyStopping:
         Raises:
             ValueError: as `Metric.find`.
         """
-        if "/" in self.metric.name:
+        if "/" in self.metric.name or not self.metric.name:
             self.metric.find(dict.fromkeys(names, 0.0))
 
     def update(self, logged: Mapping[str, float], iteration: int):

@@ -10,6 +10,7 @@ import os
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
+    DatasetEvaluator,
     DatasetEvaluators,
     SemSegEvaluator,
     inference_on_dataset,
@@ -120,10 +121,61 @@ def evaluate(cfg, model) -> dict[str, float]:
         images. With several test sets the names start with that of the set. Metrics without a
         value, such as the AP of a size that no object has, are left out.
     """
-    metrics = _evaluate(cfg, model)
+    return announce(_evaluate(cfg, model))
+
+
+def announce(metrics: dict[str, float]) -> dict[str, float]:
+    """Says those that sum up an evaluation; returns all that have a value."""
     metrics = {k: v for k, v in metrics.items() if math.isfinite(v) or "val_loss/" in k}
     logger.info("Evaluation: %s", "  ".join(f"{k}: {v:.4g}" for k, v in summary(metrics).items()))
     return metrics
+
+
+class Evaluation(DatasetEvaluator):
+    """The evaluation of a model on one test set: evaluators, and the losses if they are asked for.
+
+    Attributes:
+        loader: see `build_test_loader`.
+        results: of `evaluate()`, as a DatasetEvaluator has them.
+    """
+
+    def __init__(self, cfg, model, name: str, max_images: int | None = None):
+        dataset = get_test_dataset(cfg, name)
+        if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
+            record_subset(cfg, name, image_ids(dataset))
+        dataset = dataset[:max_images]
+        self.loader = build_test_loader(cfg, dataset)
+        self._evaluators = build_evaluator(cfg, name, dataset)
+        self._model = model
+        self._with_losses = cfg.TEST.VAL_LOSS
+
+    def reset(self):
+        self._evaluators.reset()
+        self._predict = PredictionsAndLosses(self._model) if self._with_losses else self._model
+
+    def predict(self, images: list[dict]) -> list[dict]:
+        """What the model makes of a batch."""
+        return self._predict(images)
+
+    def process(self, inputs, outputs):
+        self._evaluators.process(inputs, outputs)
+
+    def evaluate(self) -> dict:
+        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.results = self._evaluators.evaluate() or {}
+        if self._with_losses:
+            self.results["val_loss"] = self._predict.losses()
+        return self.results
+
+
+def merge(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+    """Their metrics by name, on every rank those of rank 0; see `evaluate`."""
+    results = {name: evaluation.results for name, evaluation in evaluations.items()}
+    if len(results) == 1:
+        (results,) = results.values()
+    metrics = comm.all_gather(flatten_results_dict(results))[0]
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def metric_names(cfg, model) -> list[str]:
@@ -140,22 +192,9 @@ def metric_names(cfg, model) -> list[str]:
 
 def _evaluate(cfg, model, max_images=None):
     model = getattr(model, "module", model)  # of DistributedDataParallel
-    results = {}
+    evaluations = {}
     with untouched(model):
         for name in cfg.DATASETS.TEST:
-            dataset = get_test_dataset(cfg, name)
-            if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
-                record_subset(cfg, name, image_ids(dataset))
-            dataset = dataset[:max_images]
-            loader = build_test_loader(cfg, dataset)
-            evaluator = build_evaluator(cfg, name, dataset)
-            predict = PredictionsAndLosses(model) if cfg.TEST.VAL_LOSS else model
-            # pycocotools prints the table that COCOEvaluator then logs in shorter form.
-            with contextlib.redirect_stdout(io.StringIO()):
-                results[name] = inference_on_dataset(predict, loader, evaluator)
-            if cfg.TEST.VAL_LOSS:
-                results[name]["val_loss"] = predict.losses()
-    if len(results) == 1:
-        (results,) = results.values()
-    metrics = comm.all_gather(flatten_results_dict(results))[0]
-    return {name: float(value) for name, value in metrics.items()}
+            evaluation = evaluations[name] = Evaluation(cfg, model, name, max_images)
+            inference_on_dataset(evaluation.predict, evaluation.loader, evaluation)
+    return merge(evaluations)

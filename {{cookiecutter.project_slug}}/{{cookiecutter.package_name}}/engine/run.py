@@ -11,17 +11,19 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import epochs_to_iterations, get_config, get_key, read_config, set_key
+from ..config import epochs_to_iterations, get_key, set_key, spell
 from ..data.loader import training_images
+from ..experiment import NAMES, get_config, read_config, write_config
 from .checkpoint import BEST, Checkpointer, write_atomically
 from .evaluation import record_subset, summary
+from .stop_file import NAME as STOP_FILE
+from .stop_file import StopFile
 from .visualize import save_pictures
 
 LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
@@ -38,21 +40,29 @@ def run(main):
     try:
         _check(args)
     except ValueError as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(f"{parser.prog}: error: {spell(str(error), NAMES)}")
     launch(
-        main,
+        _run,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(main, args),
     )
+
+
+def _run(main, args):
+    try:
+        main(args)
+    except Exception as error:
+        error.args = tuple(spell(a, NAMES) if isinstance(a, str) else a for a in error.args)
+        raise
 
 
 def _check(args):
     """Raises ValueError for what would otherwise fail late, or in every process, or silently."""
     if not args.config_file:
-        raise ValueError("--config-file is missing. Type e.g. --config-file configs/smoke.yaml.")
+        raise ValueError("--config-file is missing. Type e.g. --config-file configs/smoke.{{ cookiecutter.__suffix }}.")
     cfg = read_config(args.config_file, args.opts)
     processes = args.num_gpus * args.num_machines
     if cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -131,17 +141,17 @@ def setup(args):
 
 def _settle_seeds(cfg, earlier: Path | None):
     """Draws the seeds that are others in each new run; a resumed run keeps those it had."""
-    had = earlier and earlier.exists() and CfgNode.load_yaml_with_base(str(earlier))
+    had = earlier and earlier.exists() and read_config(str(earlier))
     used = {"SEED": True, "DATALOADER.RANDOM_SUBSET_SEED": cfg.DATALOADER.RANDOM_SUBSET_RATIO < 1}
     for key, is_used in used.items():
         if is_used and get_key(cfg, key) < 0:
-            seed = get_key(CfgNode(had), key) if had else secrets.randbits(31)
+            seed = get_key(had, key) if had else secrets.randbits(31)
             set_key(cfg, key, comm.all_gather(seed)[0])
 
 
 def _write_records(cfg, output):
     (output / "ended.json").unlink(missing_ok=True)
-    (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    write_config(cfg, output / "config.yaml")
     commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
     environment = f"git commit: {commit}\n{collect_env_info()}\n"
     (output / "environment.txt").write_text(environment, encoding="utf-8")
@@ -160,11 +170,14 @@ def end_marker(cfg):
     try:
         yield end
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        end.update(status="stopped" if stopped else "failed", reason=repr(error))
+        # Lightning exits when it is interrupted.
+        stopped = KeyboardInterrupt in (type(error), type(error.__context__))
+        end.update(status="stopped" if stopped else "failed", reason=spell(repr(error), NAMES))
         raise
     finally:
         # A rank that fails may be the only one that can still write.
+        if end["status"] in ("converged", "stopped"):
+            logger.info("The training has %s: %s", end["status"], end["reason"])
         if comm.is_main_process() or (end["status"] == "failed" and not file.exists()):
             write_atomically(str(file), lambda f: f.write(f"{json.dumps(end)}\n".encode()))
 
@@ -174,8 +187,23 @@ def diverged(iteration: int, what) -> FloatingPointError:
     return FloatingPointError(
         f"training diverged at iteration {iteration}: {what}. Lower SOLVER.BASE_LR (in proportion "
         "to SOLVER.IMS_PER_BATCH), warm up for longer (SOLVER.WARMUP_ITERS), or clip the gradients "
-        "(SOLVER.CLIP_GRADIENTS.ENABLED). The last checkpoint is as it was."
+        "(SOLVER.CLIP_GRADIENTS.ENABLED). The last checkpoint is as it was; but a resumed run keeps "
+        "the learning rate of its checkpoint, so start a new one to change that."
     )
+
+
+def nothing_to_train(cfg, start_iter: int, end: dict) -> bool:
+    """Whether all iterations are done, or the run has ended otherwise, which `end` says then:
+    before this call by early stopping, after it also by the stop file. All ranks must ask.
+    """
+    stop_file = comm.all_gather(StopFile(cfg.OUTPUT_DIR).read())[0]
+    if stop_file and end["status"] == "finished":
+        end.update(status="stopped", reason=stop_file)
+    if start_iter < cfg.SOLVER.MAX_ITER and end["status"] == "finished":
+        return False
+    done = f"{start_iter} of {cfg.SOLVER.MAX_ITER} iterations are done"
+    logger.info("Nothing to train: %s. %s", done, end.get("reason", ""))
+    return True
 
 
 def report(cfg, model, metrics: dict[str, float]):
@@ -210,7 +238,8 @@ def _last_checkpoint(output: Path) -> Path:
 
 def _move_aside(output: Path) -> Path | None:
     """Renames a folder with a run in it to the first free of `<name>.1`, `<name>.2`, ..."""
-    if not any((output / file).exists() for file in ("metrics.json", "last_checkpoint")):
+    files = ("metrics.json", "last_checkpoint", STOP_FILE)
+    if not any((output / file).exists() for file in files):
         return None
     number = 1
     while (aside := output.with_name(f"{output.name}.{number}")).exists():

@@ -10,7 +10,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 
-from ..data.dataset_mapper import Mapper
+from ..experiment import build_mapper
 
 WIDTH = 640  # of one picture, in pixels; smaller images are enlarged to it
 
@@ -48,7 +48,7 @@ def save_pictures(cfg, model, folder: str):
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
     records = DatasetCatalog.get(name)
-    mapper = Mapper(cfg, is_train=False)
+    mapper = build_mapper(cfg, is_train=False)
     chosen = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)), dtype=int)
     predicted = {"segmentation": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
     unpredicted = [key for key, is_predicted in predicted.items() if not is_predicted]

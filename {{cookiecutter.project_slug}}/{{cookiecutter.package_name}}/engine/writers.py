@@ -41,6 +41,12 @@ def progress(cfg, iteration: int) -> dict[str, float]:
     return {"epoch": seen / cfg.SOLVER.IMAGES_PER_EPOCH, "samples_seen": seen}
 
 
+def logged(cfg) -> dict[str, float]:
+    """The last value of all that is logged, smoothed over `LOG_PERIOD` as the writers do."""
+    latest = get_event_storage().latest_with_smoothing_hint(cfg.LOG_PERIOD)
+    return {name: value for name, (value, _) in latest.items()}
+
+
 class _MetricPrinter(CommonMetricPrinter):
     """detectron2's line in the log, with the epoch in front."""
 
@@ -114,39 +120,54 @@ class ProgressBar(EventWriter):
             dynamic_ncols=True,
             disable=None if comm.is_main_process() else True,  # None: if it is no terminal
         )
-        self._handlers = []
-        if not self.bar.disable:
-            for name in LOGGERS:
-                for handler in logging.getLogger(name).handlers:
-                    if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-                        handler.addFilter(_not_metrics)
-                        handler.setStream(_AboveBar())
-                        self._handlers.append(handler)
+        self._log = LogAboveBar() if not self.bar.disable else None
 
     def update(self):
         """One more iteration is done."""
         self.bar.update()
 
     def write(self):
-        latest = get_event_storage().latest()
-        shown = {"epoch": latest["epoch"][0], "loss": latest["total_loss"][0]}
-        shown |= {k: v for k, (v, _) in latest.items() if k.endswith(("/AP", "/mIoU", "/PQ"))}
-        self.bar.set_postfix({k: f"{v:.3g}" for k, v in shown.items()})
+        self.bar.set_postfix(for_bar())
 
     def close(self):
         self.bar.close()
+        if self._log:
+            self._log.close()
+
+
+def for_bar() -> dict[str, str]:
+    """What a bar shows of all that is logged."""
+    latest = get_event_storage().latest()
+    shown = {"epoch": latest["epoch"][0], "loss": latest["total_loss"][0]}
+    shown |= {k: v for k, (v, _) in latest.items() if k.endswith(("/AP", "/mIoU", "/PQ"))}
+    return {k: f"{v:.3g}" for k, v in shown.items()}
+
+
+class LogAboveBar:
+    """Until `close`, the log scrolls by above any bar of tqdm's."""
+
+    def __init__(self):
+        self._handlers = [
+            handler
+            for name in LOGGERS
+            for handler in logging.getLogger(name).handlers
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout
+        ]
         for handler in self._handlers:
-            handler.removeFilter(_not_metrics)
-            handler.setStream(sys.stdout)
+            handler.addFilter(self._is_not_in_bar)
+            handler.setStream(self)
 
+    @staticmethod
+    def _is_not_in_bar(record):
+        return record.name != "detectron2.utils.events"
 
-def _not_metrics(record):
-    return record.name != "detectron2.utils.events"
-
-
-class _AboveBar:
     def write(self, text):
         tqdm.write(text, end="")
 
     def flush(self):
         sys.stdout.flush()
+
+    def close(self):
+        for handler in self._handlers:
+            handler.removeFilter(self._is_not_in_bar)
+            handler.setStream(sys.stdout)

@@ -1,6 +1,6 @@
 """An example of a registered component: a backbone small enough to train from scratch on a CPU.
 
-A config asks for it by name (configs/smoke.yaml does):
+A config asks for it by name (configs/smoke.{{ cookiecutter.__suffix }} does):
 
     MODEL:
       BACKBONE:

@@ -4,11 +4,8 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from {{ cookiecutter.package_name }}.config import (
-    epochs_to_iterations,
-    get_config,
-    read_config,
-)
+from {{ cookiecutter.package_name }}.config import epochs_to_iterations
+from {{ cookiecutter.package_name }}.experiment import get_config, read_config
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.yaml"))
 

@@ -1,0 +1,161 @@
+"""Rendered projects with real detectron2: how tests make them, run them, and read their results."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from lazy import translate
+
+TRAINERS = ("plain", "train_net", "lazyconfig", "lightning")
+
+SMOKE = ["--config-file", "configs/smoke.yaml"]
+# For the configs of real models: no download, small images, batch normalization that can learn.
+SMALL = ["MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "MODEL.DEVICE", "cpu"]
+SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.BASE_LR", 0.0001]
+SMALL += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "LOG_PERIOD", 1]
+SMALL += ["DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 2]
+# Forty iterations with checkpoints.
+LONG = ["SOLVER.MAX_ITER", 40, "SOLVER.STEPS", "(35,)", "SOLVER.CHECKPOINT_PERIOD", 10]
+LONG += ["SOLVER.WARMUP_ITERS", 5, "LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
+LONG += ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0, "DATALOADER.NUM_WORKERS", 0]
+STOP = [*LONG, "TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5]
+STOP += ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
+
+FEWER_SHAPES = """
+from detectron2.data import DatasetCatalog
+from my_detector.data import shapes
+shapes.SPLITS = {"train": 24, "val": 8}
+shapes.register_shapes()
+DatasetCatalog.get("shapes_train")
+"""
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tests run beside each other
+
+
+class ForkServer:
+    """Runs scripts in forks of a process that has imported torch and detectron2."""
+
+    def __init__(self, python: Path, *modules: str):
+        modules = ("torch", "detectron2.engine", "detectron2.model_zoo", *modules)
+        self.process = subprocess.Popen(
+            [python, Path(__file__).with_name("forkserver.py"), *modules],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD,
+        )  # fmt: skip
+        self.folder = tempfile.TemporaryDirectory()
+        self.started = 0
+
+    def start(self, project: "Project", command: list[str]) -> "Forked":
+        self.started += 1
+        file = Path(self.folder.name, str(self.started))
+        request = json.dumps([str(project.folder), project.environ, str(file), command])
+        print(request, file=self.process.stdin, flush=True)
+        return Forked(int(self.process.stdout.readline()), file)
+
+
+class Forked:
+    """A process that a ForkServer has started."""
+
+    def __init__(self, id: int, file: Path):
+        self.id = id
+        self.file = file
+
+    def output(self) -> str:
+        return self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+
+    def has_ended(self) -> bool:
+        return self.file.with_name(f"{self.file.name}.status").exists()
+
+    def wait(self) -> int:
+        """Its exit status, minus the signal that killed it."""
+        deadline = time.monotonic() + 300
+        while not self.has_ended():
+            assert time.monotonic() < deadline, f"did not end: {self.output()[-8000:]}"
+            time.sleep(0.02)
+        return int(self.file.with_name(f"{self.file.name}.status").read_text())
+
+    def wait_for(self, condition):
+        """Until the condition is true, which must be before it ends."""
+        deadline = time.monotonic() + 300
+        while not condition():
+            assert not self.has_ended() and time.monotonic() < deadline, self.output()[-8000:]
+            time.sleep(0.01)
+
+
+class Project:
+    """A rendered project, its commands run by `uv` in an environment that many share.
+
+    Given a server, its training script is run by that, which spares most of the time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Path,
+        datasets: Path | None = None,
+        server: "ForkServer | None" = None,
+    ):
+        self.folder = folder
+        self.server = server
+        (self.script,) = (path.name for path in folder.glob("*train_net.py"))
+        self.trainer = self.script.removesuffix(".py").removesuffix("_train_net")
+        self.environment = environment
+        self.datasets = datasets or folder / "datasets"
+        self.environ = os.environ | ONE_THREAD | {"UV_PROJECT_ENVIRONMENT": str(environment)}
+        self.environ.pop("VIRTUAL_ENV", None)
+        if datasets:
+            self.environ["DETECTRON2_DATASETS"] = str(datasets)
+
+    def run(self, *command, status=0) -> str:
+        process = subprocess.run(
+            ["uv", "run", *map(str, command)], cwd=self.folder, env=self.environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert process.returncode == status, process.stdout[-8000:]
+        return process.stdout
+
+    def train(self, *arguments, script=None, status=0) -> str:
+        """Runs the training script, given the words of YAML configs."""
+        command = self.command(*arguments)
+        if script:
+            command[0] = script
+        if not self.server:
+            return self.run(*command, status=status)
+        process = self.server.start(self, command)
+        assert process.wait() == status, process.output()[-8000:]
+        return process.output()
+
+    def command(self, *arguments) -> list[str]:
+        is_lazy = self.trainer == "lazyconfig"
+        return [self.script, *(translate(arguments) if is_lazy else map(str, arguments))]
+
+    def start(self, *arguments) -> "Forked":
+        """A training in the background."""
+        return self.server.start(self, self.command(*arguments))
+
+    def metrics(self, run: str | Path) -> dict[int, dict]:
+        """The scalars of a run by iteration; there must be one line for each."""
+        text = (self.folder / run / "metrics.json").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        by_iteration = {line["iteration"]: line for line in lines}
+        assert len(by_iteration) == len(lines)
+        return by_iteration
+
+
+def train_and_kill(project, after, run, *arguments) -> int:
+    """Kills a training after a number of iterations, and returns how many it has logged."""
+    log = project.folder / run / "metrics.json"
+    process = project.start(*arguments, "OUTPUT_DIR", run)
+    process.wait_for(lambda: log.exists() and log.read_text(encoding="utf-8").count("\n") >= after)
+    os.killpg(process.id, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not log.with_name("ended.json").exists()
+    return log.read_text(encoding="utf-8").count("\n")
+
+
+def ended(project, run) -> dict:
+    return json.loads((project.folder / run / "ended.json").read_text(encoding="utf-8"))

@@ -1,0 +1,335 @@
+"""What every trainer does: each test runs for all four."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+
+import pytest
+from projects import LONG, SMOKE, STOP, ended, train_and_kill
+
+pytestmark = pytest.mark.training
+
+STOP_FILE = "training_completed.txt"
+TOGETHER = [*SMOKE, "--num-gpus", 2, *STOP, "TEST.EVAL_PERIOD", 2]
+TOGETHER += ["DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
+
+
+def stopped_together(project, run):
+    assert list(project.metrics(run)) == list(range(8))
+    assert ended(project, run)["status"] == "converged"
+    logs = [(project.folder / run / name).read_text() for name in ("log.txt", "log.txt.rank1")]
+    counted = r"segm/AP is \S+: no improvement .* in (\d) evaluations"
+    waits = [re.findall(counted, log) for log in logs]
+    assert waits[0] == waits[1] == ["1", "2", "3"]
+    assert project.metrics(run)[7]["epoch"] == pytest.approx(8 * 4 / 24)
+
+
+SUBSET_AP = """
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+truth = COCO("{truth}")
+evaluation = COCOeval(truth, truth.loadRes("{found}"), "bbox")
+evaluation.params.imgIds = {ids}
+evaluation.evaluate()
+evaluation.accumulate()
+evaluation.summarize()
+print("AP50", evaluation.stats[1])
+"""
+
+
+ONLY_ON_RANK_0 = """
+from detectron2.utils import comm
+import plain_train_net
+
+def evaluate(cfg, model):
+    metrics = real(cfg, model)
+    return metrics if comm.get_rank() == 0 else {}
+
+real, plain_train_net.evaluate = plain_train_net.evaluate, evaluate
+if __name__ == "__main__":
+    plain_train_net.run(plain_train_net.main)
+"""
+
+
+def test_two_processes_stop_together_if_only_one_has_metrics(project):
+    (project.folder / "only_on_rank_0.py").write_text(ONLY_ON_RANK_0, encoding="utf-8")
+    run = "output/together_by_rank_0"
+    try:
+        project.train(*TOGETHER, "OUTPUT_DIR", run, script="only_on_rank_0.py")
+    finally:
+        (project.folder / "only_on_rank_0.py").unlink()
+    stopped_together(project, run)
+
+
+def test_hook_of_the_readme(projects):
+    """Pasted into the script as it says."""
+    project = projects("train_net")
+    readme = (project.folder / "README.md").read_text(encoding="utf-8")
+    hook = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    line = re.search(r"Put `(LogWeights\(.*?\))` into the list", readme)[1]
+    script = (project.folder / "train_net.py").read_text(encoding="utf-8")
+    imports = "import torch\nfrom detectron2.engine import HookBase\n"
+    script = script.replace("\nlogger = ", f"\n{imports}{hook}\nlogger = ", 1)
+    script = script.replace("Write(cfg)", f"{line}, Write(cfg)")
+    (project.folder / "with_hook.py").write_text(script, encoding="utf-8")
+    short = [*LONG, "SOLVER.MAX_ITER", 21, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/hook"]
+    try:
+        project.train(*SMOKE, *short, script="with_hook.py")
+    finally:
+        (project.folder / "with_hook.py").unlink()
+    metrics = project.metrics("output/hook")
+    assert [i for i, line in metrics.items() if line.get("weights", 0) > 0] == [0, 20]
+
+
+CALLBACK = """
+from lightning.pytorch.callbacks import Callback
+
+class Mine(Callback):
+    def on_train_batch_end(self, trainer, module, *_):
+        module.log("mine", float(trainer.global_step))
+
+    def on_validation_end(self, trainer, module):
+        print("SEEN", trainer.callback_metrics["val_loss/total_loss"].item())
+"""
+
+
+def test_callback_of_your_own(projects):
+    """What it logs is in metrics.json, and all metrics are there for it."""
+    project = projects("lightning")
+    script = (project.folder / "lightning_train_net.py").read_text(encoding="utf-8")
+    script = script.replace("\nlogger = ", f"{CALLBACK}\nlogger = ", 1)
+    script = script.replace("Record(cfg),", "Record(cfg), Mine(),")
+    (project.folder / "with_callback.py").write_text(script, encoding="utf-8")
+    short = [*LONG, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "()", "LOG_PERIOD", 3]
+    run = ["OUTPUT_DIR", "output/callback"]
+    try:
+        output = project.train(*SMOKE, *short, *run, script="with_callback.py")
+    finally:
+        (project.folder / "with_callback.py").unlink()
+    metrics = project.metrics("output/callback")
+    assert list(metrics) == [2, 5]
+    assert [line["mine"] for line in metrics.values()] == [2, 5]  # medians of 1 to 3, and 4 to 6
+    seen = float(re.search(r"SEEN (\S+)", output)[1])
+    assert seen == pytest.approx(metrics[5]["val_loss/total_loss"])
+
+
+class EachTrainer:
+    @pytest.fixture
+    def each(self, projects):
+        return projects(self.trainer)
+
+    def test_its_own_tests_pass(self, each):
+        assert " passed" in each.run("pytest", "-q")
+
+    def test_killed_run_resumes_where_it_was(self, each):
+        each.train(*SMOKE, *LONG, "OUTPUT_DIR", "output/whole")
+        killed_at = train_and_kill(each, 17, "output/killed", *SMOKE, *LONG)
+        assert killed_at < 40
+        with (each.folder / "output/killed/metrics.json").open("a", encoding="utf-8") as file:
+            file.write('{"iteration": 3')  # as if killed in the middle of a line
+
+        output = each.train(*SMOKE, "--resume", *LONG, "OUTPUT_DIR", "output/killed")
+        start = int(re.search(r"Training from iteration (\d+) to 40", output)[1])
+        assert 10 <= start <= killed_at
+        whole, resumed = (each.metrics(f"output/{run}") for run in ("whole", "killed"))
+        assert list(resumed) == list(whole) == list(range(40))
+        assert [m["lr"] for m in resumed.values()] == [m["lr"] for m in whole.values()]
+        # What it sees after the kill is what the uninterrupted run saw: alike but for the random
+        # proposals, and nothing like the losses at the start.
+        assert resumed[start]["total_loss"] == pytest.approx(whole[start]["total_loss"], rel=0.25)
+        assert resumed[start]["total_loss"] < 0.7 * whole[0]["total_loss"]
+
+    def test_training_stops_early_and_says_so(self, each):
+        output = each.train(*SMOKE, *STOP, "OUTPUT_DIR", "output/stop")
+        metrics = each.metrics("output/stop")
+        assert list(metrics) == list(range(20))
+        end = ended(each, "output/stop")
+        assert end["status"] == "converged"
+        assert "no improvement of segm/AP by more than 1000 in 3 evaluations" in end["reason"]
+        assert end["reason"] in output
+        folder = each.folder / "output/stop"
+        assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+        assert metrics[19]["epoch"] == pytest.approx(20 * 4 / 24)
+        assert metrics[19]["samples_seen"] == 80
+
+        # The best checkpoint is the best, and what is resumed is not that but the last.
+        best = max((m["segm/AP"], -i) for i, m in metrics.items() if "segm/AP" in m)
+        assert f"segm/AP {best[0]:.2f} at iteration {-best[1]}" in output
+        output = each.train(
+            *SMOKE, "--eval-only", *STOP, "OUTPUT_DIR", "output/stop",
+            "MODEL.WEIGHTS", "output/stop/model_best.pth",
+        )  # fmt: skip
+        assert re.search(rf"segm/AP +{best[0]:.2f}\n", output)
+        output = each.train(*SMOKE, "--resume", *STOP, "OUTPUT_DIR", "output/stop")
+        assert "Nothing to train: 20 of 40 iterations are done" in output
+        assert ended(each, "output/stop")["status"] == "converged"
+        assert list(each.metrics("output/stop")) == list(range(20))
+        more = ["EARLY_STOPPING.PATIENCE", 4]
+        each.train(*SMOKE, "--resume", *STOP, *more, "OUTPUT_DIR", "output/stop")
+        assert list(each.metrics("output/stop")) == list(range(25))
+
+    def test_killed_while_it_waits_for_an_improvement(self, each):
+        """After two evaluations without one, of three: it stops where the other run did."""
+        assert train_and_kill(each, 16, "output/patience", *SMOKE, *STOP) < 20
+        output = each.train(*SMOKE, "--resume", *STOP, "OUTPUT_DIR", "output/patience")
+        assert "Training from iteration 15 to 40" in output
+        assert list(each.metrics("output/patience")) == list(range(20))
+        assert ended(each, "output/patience")["status"] == "converged"
+
+    def test_two_processes_stop_together(self, each):
+        output = each.train(*TOGETHER, "OUTPUT_DIR", "output/together")
+        assert "device: cpu x 2" in output
+        stopped_together(each, "output/together")
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_stop_file(self, each, processes):
+        run = f"output/stop_file_{processes}"
+        log, file = (each.folder / run / name for name in ("metrics.json", STOP_FILE))
+        arguments = [*SMOKE, "--num-gpus", processes, *LONG, "OUTPUT_DIR", run]
+        arguments += ["SOLVER.MAX_ITER", 9999, "SOLVER.CHECKPOINT_PERIOD", 9999]
+        process = each.start(*arguments)
+        process.wait_for(lambda: log.exists() and log.read_text().count("\n") >= 4)
+        file.write_text("it is good enough\n", encoding="utf-8")
+        assert process.wait() == 0, process.output()
+        metrics = each.metrics(run)
+        assert len(metrics) < 200
+        assert metrics[len(metrics) - 1]["bbox/AP"] >= 0
+        reason = f"{STOP_FILE}: it is good enough"
+        assert ended(each, run) == {"status": "stopped", "reason": reason}
+        assert f"The training has stopped: {reason}" in process.output()
+        assert (each.folder / run / "last_checkpoint").read_text() == "model_final.pth"
+        if processes == 1:  # while the file is there
+            output = each.train("--resume", *arguments)
+            assert (
+                f"Nothing to train: {len(metrics)} of 9999 iterations are done. {reason}" in output
+            )
+
+    def test_progress_bar(self, each):
+        """In a terminal, and only there, with the log above it."""
+        terminal, end = pty.openpty()
+        fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        more = ["SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/bar"]
+        command = ["uv", "run", *each.command(*SMOKE, *LONG, *more)]
+        process = subprocess.Popen(
+            command, cwd=each.folder, env=each.environ, stdout=end, stderr=end
+        )
+        os.close(end)
+        output = b""
+        with contextlib.suppress(OSError):  # when the other end is closed
+            while chunk := os.read(terminal, 65536):
+                output += chunk
+        os.close(terminal)
+        output = output.decode()
+        assert process.wait() == 0, output
+        bars = [line for line in re.split(r"[\r\n]", output) if re.search(r"%\|.* 6/6 ", line)]
+        assert re.search(r"epoch=1, loss=[\d.]+, bbox/AP=[\d.]+, segm/AP=[\d.]+", bars[-1])
+        assert not re.search(r"d2.utils.events\S*:  epoch", output)  # which the bar replaces
+        for line in re.split(r"[\r\n]+", output):
+            assert line.count("]:") <= 1 or "it/s" not in line  # log and bar are not on one line
+
+    def test_metric_that_does_not_exist_is_said_before_training(self, each):
+        wrong = ["EARLY_STOPPING.METRIC", "bbox/mAP", "OUTPUT_DIR", "output/wrong"]
+        output = each.train(*SMOKE, *LONG, *wrong, status=1)
+        assert re.search(r"no metric 'bbox/mAP'.* There are: bbox/AP, bbox/AP-circle, ", output)
+        assert not (each.folder / "output/wrong/metrics.json").exists()
+        assert ended(each, "output/wrong")["status"] == "failed"
+
+    def test_epochs_become_iterations(self, each):
+        epochs = ["SOLVER.MAX_EPOCHS", 2, "SOLVER.STEPS_EPOCHS", "(1,1.5)"]
+        epochs += ["SOLVER.WARMUP_EPOCHS", 0.5, "SOLVER.CHECKPOINT_PERIOD_EPOCHS", 0.5]
+        epochs += ["TEST.EVAL_PERIOD_EPOCHS", 1, "SOLVER.GAMMA", 0.5, "SOLVER.WARMUP_FACTOR", 0.1]
+        rest = ["LOG_PERIOD", 1, "TEST.NUM_PICTURES", 0, "OUTPUT_DIR", "output/epochs"]
+        output = each.train(*SMOKE, *epochs, "SOLVER.IMS_PER_BATCH", 3, *rest)
+        metrics = each.metrics("output/epochs")
+        assert list(metrics) == list(range(16))  # 24 images, 3 a batch, twice
+        assert [i for i, line in metrics.items() if "bbox/AP" in line] == [7, 15]
+        assert [round(line["epoch"], 6) for line in metrics.values()] == [
+            i / 8 for i in range(1, 17)
+        ]
+        rates = [line["lr"] / 0.04 for line in metrics.values()]
+        expected = [0.1, 0.325, 0.55, 0.775, *[1] * 4, *[0.5] * 4, *[0.25] * 4]
+        assert rates == pytest.approx(expected)
+        checkpoints = sorted(f.name for f in (each.folder / "output/epochs").glob("model_0*.pth"))
+        assert checkpoints == [f"model_{i:07d}.pth" for i in (3, 7, 11, 15)]
+        assert ended(each, "output/epochs") == {"status": "finished"}
+        assert " epoch: 2.00 " in output
+        config = "output/epochs/config.yaml"  # what was used can be used again
+        more = each.command("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/reused")[1:]
+        each.run(each.script, "--config-file", config, *more)
+
+    def test_random_subsets(self, each):
+        """Of the training set: another in each run, but not when it is resumed. Of the test set."""
+        subsets = ["DATALOADER.RANDOM_SUBSET_RATIO", 0.5, "TEST.RANDOM_SUBSET_RATIO", 0.4]
+        short = ["SOLVER.IMS_PER_BATCH", 4, "TEST.NUM_PICTURES", 0, "LOG_PERIOD", 1, "SEED", -1]
+        short += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]  # something is found
+        chosen, seeds = [], []
+        for run, resume in (("a", []), ("b", []), ("a", ["--resume"])):
+            output = f"output/subset_{run}"
+            more = ["SOLVER.MAX_EPOCHS", 1 + len(resume)]
+            each.train(*SMOKE, *resume, *short, *subsets, *more, "OUTPUT_DIR", output)
+            files = [f"{output}/subset_shapes_{split}.json" for split in ("train", "val")]
+            chosen.append([json.loads((each.folder / file).read_text()) for file in files])
+            config = (each.folder / output / "config.yaml").read_text(encoding="utf-8")
+            seeds.append(re.findall(r"\b(?:random_subset_)?seed: \d+", config, re.IGNORECASE))
+        assert list(each.metrics("output/subset_a")) == list(
+            range(6)
+        )  # 12 images, 4 a batch, twice
+        assert [len(ids) for ids in chosen[0]] == [12, 3]
+        (train_a, val_a), (train_b, val_b), (resumed, _) = chosen
+        assert set(train_a) == set(resumed) != set(train_b)
+        assert val_a == val_b
+        assert len(seeds[0]) == 3  # all that were drawn are on record, and that of the test set
+        assert seeds[0] == seeds[2] != seeds[1]
+
+        # pycocotools by itself, on these images alone.
+        folder = each.folder / "output/subset_a/inference/shapes_val"
+        script = SUBSET_AP.format(
+            truth=each.datasets / "shapes/annotations/instances_val.json",
+            found=folder / "coco_instances_results.json", ids=val_a,
+        )  # fmt: skip
+        expected = float(re.search(r"AP50 (\S+)", each.run("python", "-c", script))[1])
+        assert each.metrics("output/subset_a")[5]["bbox/AP50"] == pytest.approx(100 * expected)
+
+    def test_loss_that_is_not_finite_stops_the_run(self, each):
+        output = each.train(
+            *SMOKE, *LONG, "SOLVER.BASE_LR", "1e8", "OUTPUT_DIR", "output/nan", status=1
+        )
+        assert re.search(r"FloatingPointError: training diverged at iteration \d+: ", output)
+        assert ended(each, "output/nan")["status"] == "failed"
+
+    def test_diverged_run_keeps_its_last_good_checkpoint(self, each):
+        """The weights are broken by iteration 25, whose own loss is fine."""
+        run = [*SMOKE, *LONG, "SOLVER.STEPS", "(25,)", "OUTPUT_DIR", "output/diverged"]
+        output = each.train(*run, "SOLVER.GAMMA", "1e30", status=1)
+        assert re.search(r"training diverged at iteration 26: .*(\bnan\b|Inf/NaN)", output)
+        assert "training diverged at iteration 26" in ended(each, "output/diverged")["reason"]
+        folder = each.folder / "output/diverged"
+        assert (folder / "last_checkpoint").read_text() == "model_0000019.pth"
+        checkpoints = {"model_0000009.pth", "model_0000019.pth"}
+        assert {file.name for file in folder.glob("*.pth")} == checkpoints
+        output = each.train("--resume", *run)
+        assert "Training from iteration 20 to 40" in output
+        assert list(each.metrics("output/diverged")) == list(range(40))
+        assert ended(each, "output/diverged") == {"status": "finished"}
+
+
+class TestPlain(EachTrainer):
+    trainer = "plain"
+
+
+class TestTrainNet(EachTrainer):
+    trainer = "train_net"
+
+
+class TestLazyConfig(EachTrainer):
+    trainer = "lazyconfig"
+
+
+class TestLightning(EachTrainer):
+    trainer = "lightning"

@@ -1,0 +1,82 @@
+"""What the experiments beside this file have in common; each of them changes a few lines of it.
+
+The nodes are those of detectron2's own lazy configs. All keys of `train` and `dataloader`, and what
+they are called elsewhere, are in experiment.py, and explained in config.py.
+"""
+
+import detectron2.data.transforms as T
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
+
+train = model_zoo.get_config("common/train.py").train
+train.update(
+    seed=42,
+    cudnn_benchmark=False,
+    # In epochs; each, if it is not None, takes the place of its neighbour in iterations: max_iter,
+    # checkpointer.period and eval_period.
+    max_epochs=36,
+    eval_period_epochs=1,
+    images_per_epoch=0.0,  # found out from the data
+    val_loss=True,
+    num_pictures=8,
+    early_stopping=dict(patience=0, metric="", mode="", min_delta=0.0, warmup_evals=0),
+    clip_gradients=dict(enabled=False, clip_type="value", clip_value=1.0, norm_type=2.0),
+)
+train.checkpointer.period_epochs = 4
+
+# For one GPU. With another batch size, scale the learning rate in proportion.
+optimizer = model_zoo.get_config("common/optim.py").SGD
+optimizer.lr = 0.005
+
+# Relative to the length of the training; here the milestones are epochs, and the last is its end.
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[27, 33, 36]),
+    warmup_length=1 / 36,
+    warmup_factor=0.001,
+)
+
+dataloader = dict(
+    # The arguments of detectron2's build_detection_train_loader, and a random subset.
+    train=dict(
+        dataset=L(get_detection_dataset_dicts)(
+            names=["{{ cookiecutter.dataset_name }}_train"],
+            filter_empty=True,
+        ),
+        mapper=L(Mapper)(
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    # Short side of the image, in pixels; one of these at random.
+                    short_edge_length=[640, 672, 704, 736, 768, 800],
+                    max_size=1333,
+                    sample_style="choice",
+                ),
+                L(T.RandomFlip)(),
+            ],
+            image_format="BGR",
+            use_masks=True,
+        ),
+        total_batch_size=4,
+        num_workers=4,
+        random_subset_ratio=1.0,
+        random_subset_seed=-1,
+    ),
+    # The data sets' metadata say how they are evaluated, see engine/evaluation.py.
+    test=dict(
+        dataset=dict(names=["{{ cookiecutter.dataset_name }}_val"]),
+        mapper=L(Mapper)(
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+            image_format="${dataloader.train.mapper.image_format}",
+            use_masks="${dataloader.train.mapper.use_masks}",
+            ground_truth=False,
+        ),
+        batch_size=1,
+        num_workers="${dataloader.train.num_workers}",
+        random_subset_ratio=1.0,
+        random_subset_seed=0,
+    ),
+)
