@@ -27,7 +27,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
-from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, model_state
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
@@ -48,6 +47,7 @@ from {{ cookiecutter.package_name }}.engine.lightning import (
     StopEarly,
     StorageLogger,
     Write,
+    precision,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
     diverged,
@@ -141,6 +141,8 @@ class Detector(LightningModule):
 class Data(LightningDataModule):
     """The config's training set, without end, from where a resumed run goes on; and test sets."""
 
+    allow_zero_length_dataloader_with_multiple_devices = True  # test sets may be small
+
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
@@ -155,14 +157,13 @@ class Data(LightningDataModule):
 
 def build_trainer(cfg, args, callbacks=()):
     """Lightning's Trainer with the project's callbacks, and any others."""
-    precision = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[amp_dtype(cfg)]
     wants_bar = ProgressBar.is_wanted()
     return Trainer(
         accelerator="cpu" if cfg.MODEL.DEVICE == "cpu" else "gpu",
         devices=args.num_gpus,
         num_nodes=args.num_machines,
         strategy=DDPStrategy(broadcast_buffers=False) if comm.get_world_size() > 1 else "auto",
-        precision=precision if cfg.SOLVER.AMP.ENABLED else "32-true",
+        precision=precision(cfg),
         plugins=[Processes(), CheckpointIO()],
         max_epochs=-1,
         max_steps=cfg.SOLVER.MAX_ITER,
@@ -186,18 +187,15 @@ def train(cfg, args, module, end):
     """Trains for `SOLVER.MAX_ITER` iterations, or until early stopping, which `end` then says."""
     early_stopping = EarlyStopping.from_config(cfg)
     checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR)
-    file = checkpointer.get_checkpoint_file() if args.resume else ""
+    resumes = args.resume and checkpointer.has_checkpoint()
+    file = checkpointer.get_checkpoint_file() if resumes else cfg.MODEL.WEIGHTS
+    saved = checkpointer.load(file)
     start_iter = 0
-    if file:
-        saved = torch.load(file, map_location="cpu", mmap=True)
+    if resumes:
         start_iter = saved["iteration"] + 1
         early_stopping.load_state_dict(saved["early_stopping"])
-    else:
-        checkpointer.load(cfg.MODEL.WEIGHTS)
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        if file:
-            checkpointer.load(file)
         build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
         return
     early_stopping.check(metric_names(cfg, module.model))
@@ -211,7 +209,7 @@ def train(cfg, args, module, end):
         LearningRateMonitor(logging_interval="step"),
     ])  # fmt: skip
     logger.info("Training from iteration %d to %d", start_iter, cfg.SOLVER.MAX_ITER)
-    trainer.fit(module, Data(cfg), ckpt_path=file or None)
+    trainer.fit(module, Data(cfg), ckpt_path=file if resumes else None)
 
 
 def main(args):

@@ -65,6 +65,7 @@ class Trainer(DefaultTrainer):
             device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
             model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = SimpleTrainer(cfg, model, None, optimizer)
+        self._trainer.after_backward = self.after_backward  # of the hooks, which detectron2 forgets
         self.early_stopping = EarlyStopping.from_config(cfg)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

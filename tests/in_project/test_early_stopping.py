@@ -113,3 +113,14 @@ def test_rehearsal(tmp_path):
         run = subprocess.run([*command, "--metric", metric], capture_output=True, text=True)
         table = [" ".join(line.split()) for line in run.stdout.splitlines()]
         assert table[2:4] == expected, run.stderr
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("good", iteration=0)
+    model.weight.data[0, 1] = NAN
+    with pytest.raises(FloatingPointError, match="1 weights are not finite any more, such as weig"):
+        checkpointer.save("bad", iteration=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.pth", "last_checkpoint"]
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "good.pth")

@@ -5,7 +5,8 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from my_detector.data.catalog import register
-from my_detector.data.loader import _train_arguments, training_images
+from my_detector.data.loader import training_images
+from my_detector.experiment import train_loader_arguments
 
 
 def test_images_of_an_epoch(cfg):
@@ -22,7 +23,7 @@ def test_images_of_an_epoch(cfg):
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     cfg.DATALOADER.REPEAT_THRESHOLD = 1.0
     images, subset = training_images(cfg)
-    sampler, generator = _train_arguments(cfg)["sampler"], torch.Generator().manual_seed(0)
+    sampler, generator = train_loader_arguments(cfg)["sampler"], torch.Generator().manual_seed(0)
     delivered = [len(sampler._get_epoch_indices(generator)) for _ in range(300)]
     assert images > 24 and subset is None
     assert images == pytest.approx(sum(delivered) / 300, rel=0.01)

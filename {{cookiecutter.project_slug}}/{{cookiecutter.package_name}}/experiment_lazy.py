@@ -74,7 +74,10 @@ NAMES = KEYS | {
     "SOLVER.WARMUP_ITERS": "lr_multiplier.warmup_length",
 }
 # What else may be in these two nodes; other keys are mistyped. A node of your own has any keys.
-NODES = {"train": ("train.ddp.", "train.checkpointer."), "dataloader.test": ("dataloader.test.m",)}
+NODES = {
+    "train": ("train.ddp.", "train.checkpointer.max_to_keep"),
+    "dataloader.test": ("dataloader.test.mapper.",),
+}
 UNKNOWN = object()
 
 

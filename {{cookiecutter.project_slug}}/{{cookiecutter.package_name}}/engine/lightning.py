@@ -18,12 +18,19 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ..config import amp_dtype
 from . import early_stopping
 from .checkpoint import BEST, Checkpointer, save_checkpoint, tag_last_checkpoint
 from .stop_file import StopFile
 from .writers import LogAboveBar, build_writers, for_bar, logged, progress
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # less is tips
+
+
+def precision(cfg) -> str:
+    """Lightning's name for `SOLVER.AMP`."""
+    mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[amp_dtype(cfg)]
+    return mixed if cfg.SOLVER.AMP.ENABLED else "32-true"
 
 
 def evaluation_is_due(trainer) -> bool:

@@ -187,8 +187,8 @@ def diverged(iteration: int, what) -> FloatingPointError:
     return FloatingPointError(
         f"training diverged at iteration {iteration}: {what}. Lower SOLVER.BASE_LR (in proportion "
         "to SOLVER.IMS_PER_BATCH), warm up for longer (SOLVER.WARMUP_ITERS), or clip the gradients "
-        "(SOLVER.CLIP_GRADIENTS.ENABLED). The last checkpoint is as it was; but a resumed run keeps "
-        "the learning rate of its checkpoint, so start a new one to change that."
+        "(SOLVER.CLIP_GRADIENTS.ENABLED). The last checkpoint is as it was. A resumed run keeps "
+        "the learning rate of its checkpoint: start a new one to change that."
     )
 
 
