@@ -59,7 +59,9 @@ def _arguments(cfg):
         # From a config it would get no seeds, and so take other images when a run is resumed.
         number = len(arguments["dataset"])
         if number * ratio < 1:
-            raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {number} images is no image.")
+            raise ValueError(
+                f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {number} images is no image."
+            )
         arguments["sampler"] = RandomSubsetTrainingSampler(
             number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
         )
