@@ -97,6 +97,7 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 
 from .timed import dataloader, lr_multiplier, model, optimizer, train
 
+train.checkpointer.pop("period_epochs")
 mapper = dict(dataloader.train.mapper)
 dataloader = dict(
     train=L(build_detection_train_loader)(
@@ -182,7 +183,7 @@ def start(project, script, arguments, core, environ, output):
 def seconds(process, output: Path, warm_up: int) -> float:
     text, _ = process.communicate()
     if process.returncode:
-        sys.exit(text)
+        sys.exit(text[-4000:])
     times = json.loads(output.read_text())[warm_up:]
     return (times[-1] - times[0]) / (len(times) - 1)
 
