@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -209,6 +210,15 @@ class EachTrainer:
             assert (
                 f"Nothing to train: {len(metrics)} of 9999 iterations are done. {reason}" in output
             )
+
+    def test_interrupted_by_the_user(self, each):
+        log = each.folder / "output/interrupted/metrics.json"
+        process = each.start(*SMOKE, *LONG, "OUTPUT_DIR", "output/interrupted")
+        process.wait_for(lambda: log.exists() and log.read_text().count("\n") >= 2)
+        os.kill(process.id, signal.SIGINT)
+        assert process.wait() != 0
+        end = {"status": "stopped", "reason": "KeyboardInterrupt()"}
+        assert ended(each, "output/interrupted") == end
 
     def test_progress_bar(self, each):
         """In a terminal, and only there, with the log above it."""

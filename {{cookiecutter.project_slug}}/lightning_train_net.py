@@ -76,6 +76,10 @@ class Detector(LightningModule):
     def setup(self, stage):
         cfg = self.cfg
         self.evaluations = {name: Evaluation(cfg, self.model, name) for name in cfg.DATASETS.TEST}
+        for name, evaluation in self.evaluations.items():
+            images, processes = len(evaluation.loader.dataset), comm.get_world_size()
+            if images < processes:  # a rank without images would not take part
+                raise ValueError(f"test set '{name}' is small for {processes} processes: {images}")
 
     def configure_optimizers(self):
         cfg = self.cfg.clone()
@@ -140,8 +144,6 @@ class Detector(LightningModule):
 
 class Data(LightningDataModule):
     """The config's training set, without end, from where a resumed run goes on; and test sets."""
-
-    allow_zero_length_dataloader_with_multiple_devices = True  # test sets may be small
 
     def __init__(self, cfg):
         super().__init__()

@@ -30,7 +30,6 @@ def test_images_of_an_epoch(cfg):
 
 
 def test_subset_without_an_image_is_refused(cfg):
-    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.01
     with pytest.raises(ValueError, match=r"RANDOM_SUBSET_RATIO 0.01 of 24 images is no image"):
         training_images(cfg)

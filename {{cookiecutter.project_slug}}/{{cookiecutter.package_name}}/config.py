@@ -36,7 +36,7 @@ def add_project_config(cfg: CfgNode):
     # Images that the training loader delivers in an epoch. Set by the project, from the data.
     cfg.SOLVER.IMAGES_PER_EPOCH = 0.0
 
-    # Train on a random share of the images; below 1, SAMPLER_TRAIN is RandomSubsetTrainingSampler.
+    # Train on a random share of the images, by detectron2's RandomSubsetTrainingSampler.
     # The seed chooses them; -1 chooses others in each new run.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     cfg.DATALOADER.RANDOM_SUBSET_SEED = -1
@@ -160,7 +160,6 @@ def check_values(cfg):
                 f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} takes no subset: remove "
                 f"it, or DATALOADER.RANDOM_SUBSET_RATIO {cfg.DATALOADER.RANDOM_SUBSET_RATIO}."
             )
-        cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}. Give 1 or more images.")
     if cfg.EARLY_STOPPING.MODE not in ("", "max", "min"):

@@ -8,6 +8,7 @@ from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
 from .early_stopping import Metric
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def write_atomically(path: str, write: Callable[[IO[bytes]], None]):
     """Calls `write` with a file beside `path`, then renames it: `path` is never half a file."""
-    temporary = f"{path}.tmp"
+    temporary = f"{path}.{comm.get_rank()}.tmp"  # ranks that fail together report that together
     with open(temporary, "wb") as file:
         write(file)
         file.flush()

@@ -163,21 +163,22 @@ def end_marker(cfg):
     """Writes `ended.json` into OUTPUT_DIR when the training in this context ends, however it does.
 
     Its `status` is "finished"; "converged", which the training says in the dict that it is given;
-    "stopped" by the user; or "failed". But for the first there is a `reason`.
+    "stopped", by the user or the stop file; or "failed". But for the first there is a `reason`.
     """
     end = {"status": "finished"}
     file = Path(cfg.OUTPUT_DIR, "ended.json")
     try:
         yield end
     except BaseException as error:
-        # Lightning exits when it is interrupted.
-        stopped = KeyboardInterrupt in (type(error), type(error.__context__))
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits when interrupted
+            error = error.__context__
+        stopped = isinstance(error, KeyboardInterrupt)
         end.update(status="stopped" if stopped else "failed", reason=spell(repr(error), NAMES))
         raise
     finally:
-        # A rank that fails may be the only one that can still write.
         if end["status"] in ("converged", "stopped"):
             logger.info("The training has %s: %s", end["status"], end["reason"])
+        # A rank that fails may be the only one that can still write.
         if comm.is_main_process() or (end["status"] == "failed" and not file.exists()):
             write_atomically(str(file), lambda f: f.write(f"{json.dumps(end)}\n".encode()))
 
