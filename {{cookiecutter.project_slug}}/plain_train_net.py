@@ -114,7 +114,8 @@ def train(cfg, model, resume, end):
             scheduler.step()
 
             done = iteration + 1
-            stop = stop_file.reason()
+            if stop := stop_file.reason():
+                end.update(status="stopped", reason=stop)
             is_last = stop or done == max_iter
             if is_last or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
                 metrics = evaluate(cfg, model)
@@ -132,8 +133,6 @@ def train(cfg, model, resume, end):
                 break
             step_start = time.perf_counter()
     if done < max_iter:
-        if stop:
-            end.update(status="stopped", reason=stop)
         checkpointer.save("model_final", iteration=iteration)
     for writer in writers:
         writer.close()

@@ -2,6 +2,7 @@
 
 import re
 from functools import reduce
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -187,6 +188,14 @@ def epochs_to_iterations(cfg: CfgNode, images_per_epoch: float):
             set_key(cfg, iterations, max(1, _iterations(cfg, value)))
         # From here on, and in config.yaml, there are iterations only.
         set_key(cfg, epochs, get_key(default_config(), epochs))
+
+
+def set_defaults(cfg, config_file: str):
+    """Each experiment has a folder of its own; without a GPU it runs on the CPU."""
+    if cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
+        cfg.OUTPUT_DIR = str(Path("output", Path(config_file).stem))
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
 
 
 def amp_dtype(cfg) -> torch.dtype:

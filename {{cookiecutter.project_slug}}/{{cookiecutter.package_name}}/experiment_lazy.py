@@ -23,6 +23,7 @@ from .config import (
     flat,
     get_key,
     set_classes,
+    set_defaults,
 )
 from .data.dataset import register_datasets
 
@@ -124,10 +125,7 @@ def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
         in_file[key] = get_key(cfg, key)
     choose_units(cfg, [(config_file, in_file), ("the command line", given)])
     check_values(cfg)
-    if cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
-        cfg.OUTPUT_DIR = str(Path("output", Path(config_file).stem))
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    set_defaults(cfg, config_file)
     return cfg
 
 

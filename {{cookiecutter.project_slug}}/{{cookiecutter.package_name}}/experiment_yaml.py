@@ -3,7 +3,6 @@
 import difflib
 from pathlib import Path
 
-import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
@@ -18,6 +17,7 @@ from .config import (
     flat,
     get_key,
     set_classes,
+    set_defaults,
     set_key,
 )
 from .data.dataset import register_datasets
@@ -59,10 +59,7 @@ def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
     layers.append(("the command line", {key: get_key(cfg, key) for key in overrides[::2]}))
     choose_units(cfg, layers)
     check_values(cfg)
-    if cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
-        cfg.OUTPUT_DIR = str(Path("output", Path(config_file).stem))
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    set_defaults(cfg, config_file)
     return cfg
 
 

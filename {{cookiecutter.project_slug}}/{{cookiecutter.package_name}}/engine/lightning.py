@@ -124,7 +124,7 @@ class SaveBest(ModelCheckpoint):
         self.metric = metric
 
     def on_train_batch_end(self, *_):
-        pass
+        pass  # only an evaluation tells how good the model is
 
     def on_train_epoch_end(self, *_):
         pass
