@@ -33,14 +33,8 @@ FORMATS = {  # question: (regular expression, the same in words)
         "1 to 40 of a-z 0-9 _ with a letter in front, or is a Windows device",
     ),
     "author": (r"\S(.{0,98}\S)?", "1 to 100 characters without white space around them"),
-    "dataset_name": (
-        r"(?!shapes\Z|ade20k|cityscapes_|coco_20|keypoints_coco|lvis_v|voc_20)"
-        "[A-Za-z][A-Za-z0-9_]{0,39}",
-        "1 to 40 of A-Z a-z 0-9 _ with a letter in front, or is taken by another data set",
-    ),
+    "data": (r"\S(.{0,998}\S)?", "1 to 1000 characters without white space around them"),
 }
-if ANSWERS["dataset_format"] == "shapes":
-    FORMATS["dataset_name"] = ("shapes", "the name of the data set of dataset_format=shapes")
 
 NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click
     cloudpickle contourpy cuda cv2 cycler dateutil detectron2 filelock fonttools frozenlist
@@ -81,10 +75,12 @@ def why_not(question: str, answer: str) -> str:
 
 def suggestion(question: str, answer: str) -> str:
     """What would be accepted, as near to the answer as possible."""
+    if question == "data":
+        return "shapes"
     separator = {"project_name": " ", "author": " ", "project_slug": "-"}.get(question, "_")
     words = re.findall("[A-Za-z0-9]+", answer) or ["my", question.split("_")[0]]
     texts = [separator.join(some)[:30].strip(separator) for some in (words, ["my", *words])]
-    candidates = [texts[0], texts[0].lower(), texts[1].lower(), "shapes"]
+    candidates = [texts[0], texts[0].lower(), texts[1].lower()]
     return next(text for text in candidates if not why_not(question, text))
 
 
@@ -112,6 +108,31 @@ def as_given(question: str) -> str:
     return given if TEMPLATE_BRACES.search(given) and not is_default else ANSWERS[question]
 
 
+def template() -> Path:
+    """The folder of the template, which cookiecutter names and cruft does not."""
+    given = ANSWERS.get("_repo_dir", "")
+    starts = (f"/proc/{os.getppid()}/cwd", os.environ.get("PWD", ""), "..")  # the first on Linux
+    folders = [Path(given), *(Path(s, *more) for more in ([], [given]) for s in starts)]
+    return next((f for f in folders if (f / "hooks/read_dataset.py").exists()), Path())
+
+
+def read_data():
+    """Finds out what the data set is, for post_gen_project.py; says why it cannot be used."""
+    if ANSWERS["dataset_format"] == "custom":
+        return [f"data {ANSWERS['data']!a}: dataset_format=custom reads no files; type 'shapes'"]
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(template() / "hooks"))
+    import read_dataset
+
+    folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output
+    try:
+        found = read_dataset.read(ANSWERS["data"], ANSWERS["dataset_format"], folders)
+    except read_dataset.Unusable as error:
+        return [f"data {ANSWERS['data']!a}: {error}; without data of your own, type 'shapes'"]
+    Path("dataset.json").write_text(json.dumps(found), encoding="utf-8")
+    return []
+
+
 typed = command_line()
 questions = [key for key in ANSWERS if not key.startswith("_")]
 problems = []
@@ -123,5 +144,7 @@ for question in FORMATS:
     if reason := why_not(question, answer):
         better = suggestion(question, answer)
         problems.append(f"{question} {answer!a} {reason}; type for example {better!r}")
+if not problems and ANSWERS["data"] != "shapes":
+    problems = read_data()
 if problems:
     sys.exit("\n".join(["No project was generated:", *problems]))

@@ -20,12 +20,16 @@ ANSWERS = {
     "package_name": "my_detector",
     "author": "Ada",
     "trainer": "plain",
-    "dataset_format": "shapes",
-    "dataset_name": "shapes",
+    "data": "shapes",
+    "dataset_format": "auto",
     "license": "MIT",
+    "_repo_dir": str(TEMPLATE),
     "__script": "plain_train_net.py",  # derived from the others
     "__suffix": "yaml",
 }
+TOKENS = """dataset train val panoptic_train panoptic_val semantic_train semantic_val config
+    min_sizes min_size max_size""".split()
+ANSWERS |= {f"__{token}": f"\ue000{token}\ue000" for token in TOKENS}
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +119,11 @@ def make_project(repository, render, tmp_path_factory):
     def make_project(**answers) -> Project:
         kind = "lightning" if answers.get("trainer") == "lightning" else "others"
         project = Project(render(**answers), environments / kind, datasets)
-        if kind in made:
+        if kind in made and "lvis" not in (project.folder / "pyproject.toml").read_text():
             # Its lock file spares the others to resolve the same dependencies.
             (project.folder / "uv.lock").write_bytes((made[kind].folder / "uv.lock").read_bytes())
+        elif kind in made:
+            project.run("python", "-c", "import lvis")
         else:
             project.run("python", "-c", "" if made else FEWER_SHAPES)
             modules = ["lightning.pytorch"] if kind == "lightning" else []

@@ -1,107 +1,209 @@
-"""Projects for the user's own data, in every format."""
+"""Projects for the user's own data, rendered from the data, in every format."""
 
 import json
-import os
 import re
-import xml.etree.ElementTree as ET
+import shutil
 from pathlib import Path
 
 import pytest
+from datasets import CLASSES, WRITERS, write_voc, write_yolo
+from projects import SMALL
 
 pytestmark = pytest.mark.training
 
 SHORT = ["SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 0, "LOG_PERIOD", 1]
 TINY = ["--config-file", "configs/tiny.yaml", *SHORT]
+BOXES = ("coco", "voc", "yolo", "lvis")
+
+DUMP = """
+import json
+from detectron2.data import DatasetCatalog
+from my_detector.data.catalog import get_metadata
+from my_detector.data.dataset import register_datasets
+register_datasets()
+names = [name for name in DatasetCatalog.list() if name.startswith("data_")]
+sets = {name: [get_metadata(name).get("thing_classes"), DatasetCatalog.get(name)] for name in names}
+print(json.dumps(sets, default=lambda value: value.decode()))
+"""
 
 
-def boxes_only(project, name):
+@pytest.fixture(scope="module")
+def data(project, tmp_path_factory):
+    """`data("voc")` is the folder of the shapes in that format."""
+
+    def data(format) -> Path:
+        folder = root / format / "data"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            WRITERS[format](project.datasets / "shapes", folder)
+        return folder
+
+    root = tmp_path_factory.mktemp("formats")
+    return data
+
+
+@pytest.fixture(scope="module")
+def of_format(data, make_project):
+    """A project that was rendered from a data set of a format."""
+
+    def of_format(format):
+        if format not in made:
+            made[format] = make_project(data=str(data(format)))
+        return made[format]
+
+    made = {}
+    return of_format
+
+
+def boxes_only(project, name="data"):
     """A config in the project: the smoke run's model, without masks, on the user's data set."""
     text = f'_BASE_: smoke.yaml\nDATASETS:\n  TRAIN: ("{name}_train",)\n  TEST: ("{name}_val",)\n'
     text += "MODEL:\n  MASK_ON: False\n"
     (project.folder / "configs/tiny.yaml").write_text(text, encoding="utf-8")
 
 
-def write_voc(shapes: Path, root: Path):
-    """The shapes as Pascal VOC, with one box of no height and one that leaves the image."""
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True)
-    names = {1: "circle", 2: "square", 3: "triangle"}
-    for split in ("train", "val"):
-        content = json.loads((shapes / f"annotations/instances_{split}.json").read_text())
-        images = content["images"]
-        stems = [f"{split}_{image['id']}" for image in images]
-        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(stems))
-        for image, stem in zip(images, stems, strict=True):
-            source = shapes / f"images_{split}" / image["file_name"]
-            (root / f"JPEGImages/{stem}.jpg").write_bytes(source.read_bytes())
-            xml = ET.Element("annotation")
-            size = ET.SubElement(xml, "size")
-            for key in ("width", "height"):
-                ET.SubElement(size, key).text = str(image[key])
-            objects = [
-                (names[a["category_id"]], [round(v) for v in a["bbox"]])
-                for a in content["annotations"]
-                if a["image_id"] == image["id"]
-            ]
-            if stem == "train_1":
-                objects += [("circle", [10, 10, 20, -1]), ("square", [100, 100, 60, 20])]
-            for name, (x, y, width, height) in objects:
-                element = ET.SubElement(xml, "object")
-                ET.SubElement(element, "name").text = name
-                box = ET.SubElement(element, "bndbox")
-                corners = (x + 1, y + 1, x + width, y + height)
-                for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
-                    ET.SubElement(box, key).text = str(value)
-            ET.ElementTree(xml).write(root / f"Annotations/{stem}.xml")
+def dump(project) -> dict:
+    (project.folder / "dump.py").write_text(DUMP)
+    return json.loads(project.train(script="dump.py").splitlines()[-1])
 
 
-def test_voc_project_trains_on_voc_files(project, make_project):
-    write_voc(project.datasets / "shapes", project.datasets / "cells")
-    voc = make_project(dataset_format="voc", dataset_name="cells", package_name="voc_cells")
-    boxes_only(voc, "cells")
+def comparable(dataset_dicts):
+    """Without what a format says beside the objects, and how it names images."""
+    keys = ("bbox", "bbox_mode", "category_id")
+    return [
+        (
+            re.sub("^(train|val)_", "", Path(record["file_name"]).name),
+            (record["height"], record["width"]),
+            [[annotation[key] for key in keys] for annotation in record["annotations"]],
+        )
+        for record in dataset_dicts
+    ]
+
+
+def test_same_objects_give_the_same_dataset_dicts_and_the_same_loss_in_every_format(of_format):
+    dicts, losses = {}, {}
+    for format in BOXES:
+        project = of_format(format)
+        boxes_only(project)
+        dicts[format] = dump(project)
+        project.train(*TINY)
+        losses[format] = [line["total_loss"] for line in project.metrics("output/tiny").values()]
+        assert {"bbox/AP", "bbox/AP50"} <= project.metrics("output/tiny")[2].keys()
+    for name in ("data_train", "data_val"):
+        expected = comparable(dicts["coco"][name][1])
+        assert sum(len(objects) for _, _, objects in expected) > 8
+        for format in BOXES:
+            classes, dataset_dicts = dicts[format][name]
+            assert classes == list(CLASSES)
+            assert comparable(dataset_dicts) == expected, format
+    assert losses["voc"] == losses["yolo"] == losses["lvis"] == losses["coco"]
+
+
+def test_polygons_are_alike_in_coco_lvis_and_yolo(project, of_format, make_project, tmp_path):
+    write_yolo(project.datasets / "shapes", tmp_path / "data", polygons=True)
+    projects = of_format("coco"), of_format("lvis"), make_project(data=str(tmp_path / "data"))
+    coco, lvis, yolo = (
+        [a["segmentation"] for r in dump(p)["data_train"][1] for a in r["annotations"]]
+        for p in projects
+    )
+    assert coco == lvis
+    assert [len(polygons[0]) for polygons in yolo] == [len(polygons[0]) for polygons in coco]
+    for one, other in zip(coco, yolo, strict=True):
+        assert one[0] == pytest.approx(other[0], abs=0.011)  # which is rounded to 0.01
+    assert (projects[2].folder / "configs/mask_rcnn_R_50_FPN.yaml").exists()
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_in_the_project_of_a_format(of_format, format):
+    """Its own tests of configs, and ours of the format's reader."""
+    project = of_format(format)
+    ours = f"tests/test_{format}.py"
+    shutil.copy(Path(__file__).parent / f"in_format/test_{format}.py", project.folder / ours)
+    assert " passed" in project.run("pytest", "-q", "tests/test_config.py", ours)
+
+
+@pytest.mark.parametrize(
+    "format, config, metrics",
+    [
+        ("lvis", "mask_rcnn_R_50_FPN", {"bbox/AP", "segm/AP", "segm/APf"}),
+        ("coco", "keypoint_rcnn_R_50_FPN", {"bbox/AP", "keypoints/AP"}),
+        ("coco_panoptic", "mask_rcnn_R_50_FPN", {"segm/AP", "segm/AP-circle"}),
+        ("coco_panoptic", "panoptic_fpn_R_50", {"panoptic_seg/PQ", "segm/AP", "sem_seg/IoU-sky"}),
+        ("coco_panoptic", "semantic_R_50_FPN", {"sem_seg/mIoU", "sem_seg/IoU-circle"}),
+        ("semantic", "semantic_R_50_FPN", {"sem_seg/mIoU", "sem_seg/IoU-circle"}),
+        ("cityscapes", "mask_rcnn_R_50_FPN", {"segm/AP", "segm/AP-car", "segm/AP-person"}),
+        ("cityscapes", "semantic_R_50_FPN", {"sem_seg/IoU-sky", "sem_seg/IoU-car"}),
+    ],
+)
+def test_what_a_format_has_can_be_trained_and_evaluated(of_format, format, config, metrics):
+    project = of_format(format)
+    project.train(
+        "--config-file", f"configs/{config}.yaml", *SMALL, "SOLVER.MAX_ITER", 1,
+        "SOLVER.CLIP_GRADIENTS.ENABLED", True, "OUTPUT_DIR", f"output/{format}_{config}",
+    )  # fmt: skip
+    line = project.metrics(f"output/{format}_{config}")[0]
+    assert metrics <= line.keys()
+    assert line["total_loss"] > 0
+
+
+def test_a_data_set_of_detectron2_is_trained_and_evaluated_by_its_name(project, make_project):
+    classes = ("bicycle", "bird", "boat")
+    voc = make_project(data="voc_2007")
+    root = voc.folder / "datasets/VOC2007"  # detectron2 looked for $DETECTRON2_DATASETS long ago
+    write_voc(project.datasets / "shapes", root, classes, lists=("trainval", "test"))
+    text = (voc.folder / "configs/base.yaml").read_text(encoding="utf-8")
+    assert 'TRAIN: ("voc_2007_trainval",)\n  TEST: ("voc_2007_test",)\n' in text
+    text = "_BASE_: smoke.yaml\nMODEL: {MASK_ON: False}\nDATASETS:\n"
+    text += '  TRAIN: ("voc_2007_trainval",)\n  TEST: ("voc_2007_test",)\n'
+    (voc.folder / "configs/tiny.yaml").write_text(text, encoding="utf-8")
+    voc.train(*TINY)
+    assert {"bbox/AP", "bbox/AP50"} <= voc.metrics("output/tiny")[2].keys()
+    output = voc.train(
+        "--config-file", "configs/tiny.yaml", "--eval-only",
+        "MODEL.WEIGHTS", project_of_shapes(project), status=1,
+    )  # fmt: skip
+    assert (
+        "are not of this model: they lack 0 of its parameters, and 4 have another shape" in output
+    )
+
+
+def project_of_shapes(project):
+    """A checkpoint of the smoke run's model, which has 3 classes."""
+    output = project.folder / "output/three_classes"
+    project.train(
+        "--config-file", "configs/smoke.yaml", *SHORT, "SOLVER.MAX_ITER", 1,
+        "MODEL.MASK_ON", False, "TEST.NUM_PICTURES", 0, "OUTPUT_DIR", output,
+    )  # fmt: skip
+    return output / "model_final.pth"
+
+
+def test_boxes_that_cannot_be_used_are_reported(project, make_project, tmp_path):
+    write_voc(project.datasets / "shapes", tmp_path / "data")
+    file = tmp_path / "data/Annotations/train_000001.xml"
+    names = ("xmin", "ymin", "xmax", "ymax")
+    for box in ((10, 10, 30, 9), (100, 100, 160, 120)):
+        corners = "".join(f"<{n}>{v}</{n}>" for n, v in zip(names, box, strict=True))
+        added = f"<object><name>circle</name><bndbox>{corners}</bndbox></object></annotation>"
+        file.write_text(file.read_text().replace("</annotation>", added))
+    voc = make_project(data=str(tmp_path / "data"))
+    boxes_only(voc)
     output = voc.train(*TINY)
-    assert "cells_train: 1 boxes dropped as empty" in output
-    assert "cells_train: 1 boxes clipped to their image" in output
-    metrics = voc.metrics("output/tiny")[2]
-    assert {"bbox/AP", "bbox/AP-circle", "bbox/AP-square", "bbox/AP-triangle"} <= metrics.keys()
-    assert " passed" in voc.run("pytest", "-q", "tests/test_config.py", "tests/test_dataset.py")
+    assert "data_train: 1 boxes dropped as empty" in output
+    assert "data_train: 1 boxes clipped to their image" in output
 
 
-def test_voc_project_says_which_folder_is_missing(project, make_project):
-    voc = make_project(dataset_format="voc", dataset_name="nowhere", package_name="voc_nowhere")
-    boxes_only(voc, "nowhere")
+def test_voc_project_says_which_folder_is_missing(make_project):
+    voc = make_project(dataset_format="voc")
+    boxes_only(voc, "my_dataset")
     output = voc.train(*TINY, status=1)
     assert re.search(
-        r"data set 'nowhere' needs \S+/nowhere/Annotations, which is not there", output
+        r"data set 'my_dataset' needs \S+/my_dataset/Annotations, which is not there", output
     )
 
 
-def test_coco_project_trains_on_coco_files(project, make_project):
-    root, shapes = project.datasets / "coins", project.datasets / "shapes"
-    (root / "annotations").mkdir(parents=True)
-    for split in ("train", "val"):
-        os.symlink(shapes / f"images_{split}", root / split)
-        text = (shapes / f"annotations/instances_{split}.json").read_text()
-        (root / f"annotations/{split}.json").write_text(text.replace("circle", "coin"))
-    coco = make_project(dataset_format="coco", dataset_name="coins", package_name="coco_coins")
-    boxes_only(coco, "coins")
-    coco.train(*TINY, "MODEL.MASK_ON", True)
-    assert {"bbox/AP-coin", "segm/AP-coin"} <= coco.metrics("output/tiny")[2].keys()
-
-
-def test_custom_project_says_what_to_fill_in_and_then_trains(project, make_project):
-    custom = make_project(dataset_format="custom", dataset_name="mine", package_name="custom_mine")
-    boxes_only(custom, "mine")
-    output = custom.train(*TINY, status=1)
-    assert "data set 'mine': fill in load() and CLASSES in" in output
-
-    file = custom.folder / "custom_mine/data/dataset.py"
-    text = file.read_text(encoding="utf-8")
-    text = re.sub(r"(?m)^CLASSES = .*", 'CLASSES = ("ring", "box", "tent")', text)
-    text = re.sub(r"raise NotImplementedError.*", 'return DatasetCatalog.get("shapes_val")', text)
-    text = text.replace(
-        "from .catalog", "from detectron2.data import DatasetCatalog\n\nfrom .catalog", 1
-    )
-    file.write_text(text, encoding="utf-8")
+def test_custom_project_trains_at_once(make_project):
+    custom = make_project(dataset_format="custom")
+    boxes_only(custom, "my_dataset")
     custom.train(*TINY)
-    assert {"bbox/AP-ring", "bbox/AP-tent"} <= custom.metrics("output/tiny")[2].keys()
+    metrics = custom.metrics("output/tiny")[2]
+    assert {"bbox/AP", "bbox/AP-circle", "bbox/AP-triangle"} <= metrics.keys()

@@ -11,53 +11,49 @@ from conftest import ANSWERS, TEMPLATE
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.hooks import run_script_with_context
 
-COCO = {"dataset_format": "coco"}
 REFUSED = [
-    # question, bad answer, part of the reason, other answers
-    ("project_name", "", "1 to 80", {}),
-    ("project_name", " ", "white space", {}),
-    ("project_name", "two\nlines", "printed", {}),
-    ("project_name", "bell\a", "printed", {}),
-    ("project_name", "right to left \u202e override", "printed", {}),
-    ("project_name", "x" * 300, "1 to 80", {}),
-    ("project_name", "{{ 7*7 }}", "template braces", {}),
-    ("project_name", "{% raw %}a{% endraw %}", "template braces", {}),
-    ("project_name", "a{# hidden #}b", "template braces", {}),
-    ("author", "", "1 to 100", {}),
-    ("author", "tab\there", "printed", {}),
-    ("author", "Zo\u00eb " * 50 + "Z", "1 to 100", {}),
-    ("author", "{{ 7*7 }}", "template braces", {}),
-    ("project_slug", "-dash", "letter or digit", {}),
-    ("project_slug", "dot.", "letter or digit", {}),
-    ("project_slug", "two words", "letter or digit", {}),
-    ("project_slug", "newline\n", "printed", {}),
-    ("project_slug", "gr\u00f6\u00dfe", "letter or digit", {}),
-    ("project_slug", "\u212aelvin", "letter or digit", {}),  # lower() makes it an ASCII k
-    ("project_slug", "x" * 61, "1 to 60", {}),
-    ("project_slug", "x" * 200, "1 to 60", {}),
-    ("project_slug", "a\\b", "letter or digit", {}),
-    ("project_slug", "CON", "Windows", {}),
-    ("project_slug", "lpt1.detector", "Windows", {}),
-    ("project_slug", "Hydra.Core", "project needs", {}),
-    ("package_name", "", "1 to 40", {}),
-    ("package_name", "7segments", "letter in front", {}),
-    ("package_name", "_private", "letter in front", {}),
-    ("package_name", "My-Package", "a-z", {}),
-    ("package_name", "a.b", "a-z", {}),
-    ("package_name", "../up", "a-z", {}),
-    ("package_name", "x" * 41, "1 to 40", {}),
-    ("package_name", "class", "keyword", {}),
-    ("package_name", "match", "keyword", {}),
-    ("package_name", "random", "standard library", {}),
-    ("package_name", "torch", "project needs", {}),
-    ("package_name", "tools", "another file", {}),
-    ("package_name", "nul", "Windows", {}),
-    ("dataset_name", "", "1 to 40", COCO),
-    ("dataset_name", "my-data", "a-z", COCO),
-    ("dataset_name", "2024", "letter in front", COCO),
-    ("dataset_name", "coco_2017", "another data set", COCO),
-    ("dataset_name", "shapes", "another data set", COCO),
-    ("dataset_name", "boxes", "dataset_format=shapes", {}),
+    # question, bad answer, part of the reason
+    ("project_name", "", "1 to 80"),
+    ("project_name", " ", "white space"),
+    ("project_name", "two\nlines", "printed"),
+    ("project_name", "bell\a", "printed"),
+    ("project_name", "right to left \u202e override", "printed"),
+    ("project_name", "x" * 300, "1 to 80"),
+    ("project_name", "{{ 7*7 }}", "template braces"),
+    ("project_name", "{% raw %}a{% endraw %}", "template braces"),
+    ("project_name", "a{# hidden #}b", "template braces"),
+    ("author", "", "1 to 100"),
+    ("author", "tab\there", "printed"),
+    ("author", "Zo\u00eb " * 50 + "Z", "1 to 100"),
+    ("author", "{{ 7*7 }}", "template braces"),
+    ("project_slug", "-dash", "letter or digit"),
+    ("project_slug", "dot.", "letter or digit"),
+    ("project_slug", "two words", "letter or digit"),
+    ("project_slug", "newline\n", "printed"),
+    ("project_slug", "gr\u00f6\u00dfe", "letter or digit"),
+    ("project_slug", "\u212aelvin", "letter or digit"),  # lower() makes it an ASCII k
+    ("project_slug", "x" * 61, "1 to 60"),
+    ("project_slug", "x" * 200, "1 to 60"),
+    ("project_slug", "a\\b", "letter or digit"),
+    ("project_slug", "CON", "Windows"),
+    ("project_slug", "lpt1.detector", "Windows"),
+    ("project_slug", "Hydra.Core", "project needs"),
+    ("package_name", "", "1 to 40"),
+    ("package_name", "7segments", "letter in front"),
+    ("package_name", "_private", "letter in front"),
+    ("package_name", "My-Package", "a-z"),
+    ("package_name", "a.b", "a-z"),
+    ("package_name", "../up", "a-z"),
+    ("package_name", "x" * 41, "1 to 40"),
+    ("package_name", "class", "keyword"),
+    ("package_name", "match", "keyword"),
+    ("package_name", "random", "standard library"),
+    ("package_name", "torch", "project needs"),
+    ("package_name", "tools", "another file"),
+    ("package_name", "nul", "Windows"),
+    ("data", "", "1 to 1000"),
+    ("data", "{{ 7*7 }}", "template braces"),
+    ("data", "two\nlines", "printed"),
 ]
 
 
@@ -74,41 +70,37 @@ def fingerprint(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("question, answer, reason, others", REFUSED)
-def test_refusal_names_the_answer_and_an_accepted_one(
-    render, refusal, question, answer, reason, others
-):
-    messages = refusal(**others, **{question: answer})
+@pytest.mark.parametrize("question, answer, reason", REFUSED)
+def test_refusal_names_the_answer_and_an_accepted_one(render, refusal, question, answer, reason):
+    messages = refusal(**{question: answer})
     (message,) = [line for line in messages.splitlines() if line.startswith(f"{question} ")]
     assert ascii(answer) in message and reason in message
     assert question in suggestions(messages)
-    assert render(**others | {question: answer} | suggestions(messages)).is_dir()
+    assert render(**{question: answer} | suggestions(messages)).is_dir()
 
 
 def test_all_problems_are_told_at_once(refusal):
-    messages = refusal(author="", package_name="class", dataset_format="coco", dataset_name="a b")
-    assert suggestions(messages).keys() == {"author", "package_name", "dataset_name"}
+    messages = refusal(author="", package_name="class", data=" ")
+    assert suggestions(messages).keys() == {"author", "package_name", "data"}
 
 
 @pytest.mark.parametrize(
-    "question, answer, suggested, others",
+    "question, answer, suggested",
     [
-        ("project_name", "two\nlines", "two lines", {}),
-        ("project_name", "\u200b", "my project", {}),
-        ("project_slug", "-Dash", "Dash", {}),
-        ("project_slug", "CON", "my-con", {}),
-        ("project_slug", "\u200b", "my-project", {}),
-        ("package_name", "My-Package", "my_package", {}),
-        ("package_name", "class", "my_class", {}),
-        ("package_name", "7segments", "my_7segments", {}),
-        ("package_name", "\u200b", "my_package", {}),
-        ("dataset_name", "coco_2017", "my_coco_2017", COCO),
-        ("dataset_name", "\u200b", "my_dataset", COCO),
-        ("dataset_name", "\u200b", "shapes", {}),
+        ("project_name", "two\nlines", "two lines"),
+        ("project_name", "\u200b", "my project"),
+        ("project_slug", "-Dash", "Dash"),
+        ("project_slug", "CON", "my-con"),
+        ("project_slug", "\u200b", "my-project"),
+        ("package_name", "My-Package", "my_package"),
+        ("package_name", "class", "my_class"),
+        ("package_name", "7segments", "my_7segments"),
+        ("package_name", "\u200b", "my_package"),
+        ("data", "\u200b", "shapes"),
     ],
 )
-def test_suggestions_are_near_the_answer(refusal, question, answer, suggested, others):
-    assert suggestions(refusal(**others, **{question: answer}))[question] == suggested
+def test_suggestions_are_near_the_answer(refusal, question, answer, suggested):
+    assert suggestions(refusal(**{question: answer}))[question] == suggested
 
 
 def is_accepted(folder: Path, **answers: str) -> bool:
@@ -164,7 +156,7 @@ def test_unknown_keys_are_refused(cli, argument, told):
         "author={{ cookiecutter.project_name }} team",
         "project_slug={{ 'a' }}",
         "package_name={% if true %}x{% endif %}",
-        "dataset_name=shapes{# hidden #}",
+        "data=shapes{# hidden #}",
     ],
 )
 def test_template_braces_are_refused(cli, argument):
@@ -254,12 +246,12 @@ def test_a_refusal_leaves_an_existing_project_alone(cli, bad):
 @pytest.mark.parametrize("license", ["none", "BSD-3-Clause"])
 def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, license):
     new = {"dataset_format": "voc", "license": license}
-    render(output_dir=tmp_path, dataset_format="shapes", license="MIT")
+    render(output_dir=tmp_path, license="MIT")
     assert fingerprint(render(output_dir=tmp_path, **new)) == fingerprint(render(**new))
 
 
 def test_running_the_post_generation_hook_again_changes_nothing(render):
-    answers = {"dataset_format": "voc", "dataset_name": "mine", "license": "MIT"}
+    answers = {"dataset_format": "voc", "license": "MIT"}
     project = render(**answers)
     before = fingerprint(project)
     context = {"cookiecutter": ANSWERS | answers}

@@ -1,6 +1,5 @@
 """Every combination of choices, and hostile answers: what is rendered is whole and exact."""
 
-import itertools
 import json
 import re
 import subprocess
@@ -16,8 +15,11 @@ QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-
 CHOICES = {
     question: choices for question, choices in QUESTIONS.items() if isinstance(choices, list)
 }
+# Every trainer with every format, and each of them with every licence.
 COMBINATIONS = [
-    dict(zip(CHOICES, answers, strict=True)) for answers in itertools.product(*CHOICES.values())
+    {"trainer": trainer, "dataset_format": format, "license": CHOICES["license"][(i + j) % 4]}
+    for i, trainer in enumerate(CHOICES["trainer"])
+    for j, format in enumerate(CHOICES["dataset_format"])
 ]
 
 FILES = """
@@ -31,10 +33,16 @@ FILES = """
     my_detector/data/catalog.py
     my_detector/data/dataset.py
     my_detector/data/dataset_mapper.py
+    my_detector/data/doctor/__init__.py
+    my_detector/data/doctor/annotations.py
+    my_detector/data/doctor/findings.py
+    my_detector/data/doctor/images.py
+    my_detector/data/doctor/reading.py
     my_detector/data/loader.py
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
     my_detector/engine/checkpoint.py
+    my_detector/engine/data_page.py
     my_detector/engine/early_stopping.py
     my_detector/engine/evaluation.py
     my_detector/engine/panoptic_evaluation.py
@@ -55,8 +63,10 @@ FILES = """
     tests/test_panoptic_evaluation.py
     tests/test_training.py
     tools/benchmark_evaluation.py
+    tools/check_dataset.py
     tools/predict.py
     tools/rehearse_early_stopping.py
+    tools/visualize_data.py
 """
 HOOKS = {"my_detector/engine/hooks.py", "my_detector/engine/train_loop.py"}
 TRAINER = {
@@ -65,15 +75,24 @@ TRAINER = {
     "lazyconfig": {"lazyconfig_train_net.py", *HOOKS},
     "lightning": {"lightning_train_net.py", "my_detector/engine/lightning.py"},
 }
-CONFIGS = """base smoke faster_rcnn_R_50_FPN retinanet_R_50_FPN mask_rcnn_R_50_FPN
-    pointrend_R_50_FPN keypoint_rcnn_R_50_FPN panoptic_fpn_R_50 semantic_R_50_FPN""".split()
-NEEDS_STUFF = {"panoptic_fpn_R_50", "semantic_R_50_FPN"}
-NEEDS_MASKS = {"keypoint_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN", "pointrend_R_50_FPN"}
-LACKS = {
-    "shapes": set(),
-    "coco": NEEDS_STUFF,
-    "voc": NEEDS_STUFF | NEEDS_MASKS,
-    "custom": NEEDS_STUFF,
+BOXES = {"faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"}
+MASKS = {"mask_rcnn_R_50_FPN", "pointrend_R_50_FPN"}
+KEYPOINTS, PANOPTIC, SEMANTIC = (
+    {"keypoint_rcnn_R_50_FPN"},
+    {"panoptic_fpn_R_50"},
+    {"semantic_R_50_FPN"},
+)
+# format: configs that its data can train, modules that it needs
+FORMATS = {
+    "auto": (BOXES | MASKS | KEYPOINTS | PANOPTIC | SEMANTIC, []),
+    "coco": (BOXES | MASKS | KEYPOINTS, ["coco"]),
+    "coco_panoptic": (BOXES | MASKS | PANOPTIC | SEMANTIC, ["coco", "label_maps", "panoptic"]),
+    "semantic": (SEMANTIC, []),
+    "voc": (BOXES, ["voc"]),
+    "yolo": (BOXES | MASKS, ["voc", "yolo"]),
+    "lvis": (BOXES | MASKS, ["coco"]),
+    "cityscapes": (BOXES | MASKS | SEMANTIC, ["cityscapes", "label_maps"]),
+    "custom": (BOXES | MASKS | KEYPOINTS, []),
 }
 
 
@@ -130,9 +149,10 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_files(project, answers):
     suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
-    configs = set(CONFIGS) - LACKS[answers["dataset_format"]]
+    configs, modules = FORMATS[answers["dataset_format"]]
     expected = {*FILES.split(), *TRAINER[answers["trainer"]]}
-    expected |= {f"configs/{config}.{suffix}" for config in configs}
+    expected |= {f"configs/{config}.{suffix}" for config in {"base", "smoke", *configs}}
+    expected |= {f"my_detector/data/{module}.py" for module in modules}
     expected -= {"LICENSE"} if answers["license"] == "none" else set()
     assert set(files(project)) == expected
     assert all(any(folder.iterdir()) for folder in project.rglob("*") if folder.is_dir())
@@ -142,7 +162,8 @@ def test_nothing_of_the_template_is_left(project):
     for name, text in files(project).items():
         if name.startswith(".github/workflows/"):
             text = re.sub(r"\$\{\{.*?\}\}", "", text)  # GitHub's own expressions
-        assert not re.search(r"\{[{%#]|[%#]\}|cookiecutter", name + text, re.IGNORECASE), name
+        left = r"\{[{%#]|[%#]\}|cookiecutter|\ue000|dataset\.json"
+        assert not re.search(left, name + text, re.IGNORECASE), name
 
 
 def test_files_parse(project):
@@ -189,9 +210,7 @@ def test_license(project, answers):
 def test_no_name_upsets_the_linter(render, dataset_format, length, trainer):
     """Names move imports around, and lines over the limit."""
     name = length * "z"
-    names = {"project_slug": name, "package_name": name, "dataset_name": name}
-    if dataset_format == "shapes":
-        names["dataset_name"] = "shapes"
+    names = {"project_slug": name, "package_name": name}
     project = render(trainer=trainer, dataset_format=dataset_format, **names)
     ruff(project, "check")
     ruff(project, "format", "--diff")
@@ -276,11 +295,11 @@ def test_harmful_text_is_refused(refusal, text):
 
 @pytest.mark.parametrize("text", [*HARMLESS, *REFUSED])
 def test_names_are_no_place_for_text(refusal, text):
-    bad = {"dataset_format": "coco", "package_name": text, "dataset_name": text}
+    bad = {"package_name": text}
     if text and "/" not in text and len(text) <= 255:  # else no hook gets to see the folder's name
         bad["project_slug"] = text
     messages = refusal(typed=True, **ANSWERS | bad)
-    for question in bad.keys() - {"dataset_format"}:
+    for question in bad:
         assert f"{question} {text!a}" in messages
 
 

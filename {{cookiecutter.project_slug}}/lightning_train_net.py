@@ -218,7 +218,7 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         module = Detector(cfg)
-        checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
     else:

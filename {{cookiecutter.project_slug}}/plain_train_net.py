@@ -143,7 +143,7 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = build_model(cfg)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         metrics = evaluate(cfg, model)
     else:

@@ -44,15 +44,15 @@ dataloader = dict(
     # The arguments of detectron2's build_detection_train_loader, and a random subset.
     train=dict(
         dataset=L(get_detection_dataset_dicts)(
-            names=["{{ cookiecutter.dataset_name }}_train"],
+            names=["{{ cookiecutter.__train }}"],
             filter_empty=True,
         ),
         mapper=L(Mapper)(
             augmentations=[
                 L(T.ResizeShortestEdge)(
                     # Short side of the image, in pixels; one of these at random.
-                    short_edge_length=[640, 672, 704, 736, 768, 800],
-                    max_size=1333,
+                    short_edge_length=[{{ cookiecutter.__min_sizes }}],
+                    max_size={{ cookiecutter.__max_size }},
                     sample_style="choice",
                 ),
                 L(T.RandomFlip)(),
@@ -67,9 +67,9 @@ dataloader = dict(
     ),
     # The data sets' metadata say how they are evaluated, see engine/evaluation.py.
     test=dict(
-        dataset=dict(names=["{{ cookiecutter.dataset_name }}_val"]),
+        dataset=dict(names=["{{ cookiecutter.__val }}"]),
         mapper=L(Mapper)(
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length={{ cookiecutter.__min_size }}, max_size={{ cookiecutter.__max_size }})],
             image_format="${dataloader.train.mapper.image_format}",
             use_masks="${dataloader.train.mapper.use_masks}",
             ground_truth=False,

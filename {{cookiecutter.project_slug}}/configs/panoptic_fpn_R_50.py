@@ -5,9 +5,9 @@ from detectron2 import model_zoo
 from .base import dataloader, lr_multiplier, optimizer, train
 
 model = model_zoo.get_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py").model
-dataloader.train.dataset.names = ["shapes_train_panoptic"]
+dataloader.train.dataset.names = ["{{ cookiecutter.__panoptic_train }}"]
 dataloader.train.dataset.filter_empty = False
-dataloader.test.dataset.names = ["shapes_val_panoptic"]
+dataloader.test.dataset.names = ["{{ cookiecutter.__panoptic_val }}"]
 train.init_checkpoint = (
     "detectron2://COCO-PanopticSegmentation/panoptic_fpn_R_50_3x/139514569/model_final_c10459.pkl"
 )

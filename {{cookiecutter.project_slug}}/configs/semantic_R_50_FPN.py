@@ -15,8 +15,8 @@ model = L(SemanticSegmentor)(
 )
 model.sem_seg_head.loss_weight = 1.0
 del panoptic  # what is a config here becomes a part of the experiment's
-dataloader.train.dataset.names = ["shapes_train_semantic"]
+dataloader.train.dataset.names = ["{{ cookiecutter.__semantic_train }}"]
 dataloader.train.mapper.use_masks = False
-dataloader.test.dataset.names = ["shapes_val_semantic"]
+dataloader.test.dataset.names = ["{{ cookiecutter.__semantic_val }}"]
 optimizer.lr = 0.01
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"

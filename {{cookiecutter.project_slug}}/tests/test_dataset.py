@@ -79,9 +79,8 @@ def test_annotations_of_shapes_agree_with_each_other(split):
         stuff = np.array(Image.open(record["sem_seg_file_name"]))
         assert ((classes < 3) == (stuff == 0)).all()
         for annotation in record["annotations"]:
-            x, y, width, height = annotation["bbox"]
-            center = classes[int(y + height / 2), int(x + width / 2)]
-            assert center == annotation["category_id"]
+            x0, y0, x1, y1 = annotation["bbox"]
+            assert classes[int(y0 + y1) // 2, int(x0 + x1) // 2] == annotation["category_id"]
             points = np.array(annotation["keypoints"]).reshape(-1, 3)[:, :2] - 0.5
-            assert (points.min(0) >= [x - 0.01, y - 0.01]).all()
-            assert (points.max(0) <= [x + width + 0.01, y + height + 0.01]).all()
+            assert (points.min(0) >= [x0 - 0.01, y0 - 0.01]).all()
+            assert (points.max(0) <= [x1 + 0.01, y1 + 0.01]).all()

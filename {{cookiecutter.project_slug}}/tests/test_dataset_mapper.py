@@ -3,6 +3,7 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.utils.env import seed_all_rng
+from PIL import Image
 
 from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
 
@@ -51,3 +52,16 @@ def test_no_ground_truth_for_inference(cfg):
     assert mapped["image"].shape == (3, 128, 128)
     assert not {"annotations", "instances", "sem_seg", "sem_seg_file_name"} & mapped.keys()
     assert "annotations" in record  # the data set itself is left as it was
+
+
+def test_palette_of_a_label_map_does_not_matter(cfg, tmp_path):
+    (record, *_) = DatasetCatalog.get("shapes_val_semantic")
+    cfg.INPUT.MIN_SIZE_TRAIN = (128,)
+    mapper = Mapper(cfg, is_train=False, ground_truth=True)
+    gray = mapper(record)["sem_seg"]
+    labels = Image.open(record["sem_seg_file_name"])
+    labels.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 99, 99, 99])
+    labels.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    record["sem_seg_file_name"] = str(tmp_path / "palette.png")
+    assert torch.equal(mapper(record)["sem_seg"], gray)

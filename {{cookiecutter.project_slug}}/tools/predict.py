@@ -40,7 +40,7 @@ def main():
 
     cfg = get_config(str(args.run / "config.yaml"))
     model = build_model(cfg).eval()
-    checkpointer = Checkpointer(model, str(args.run))
+    checkpointer = Checkpointer(model, str(args.run), complete=True)
     weights = args.weights or checkpointer.get_checkpoint_file()
     if not weights:
         parser.error(f"{args.run} has no checkpoint yet; give one with --weights")

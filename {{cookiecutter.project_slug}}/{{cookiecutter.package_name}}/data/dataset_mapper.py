@@ -7,6 +7,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from PIL import Image
 
 
 class Mapper:
@@ -34,7 +35,8 @@ class Mapper:
             augmentations: applied in this order to the image and all its annotations.
             image_format: "BGR" or "RGB", the order of the model's pixel means.
             ground_truth: whether the output has it: losses need it, predictions do not.
-            use_masks, mask_format: keep instance masks, as "polygon" or "bitmask".
+            use_masks, mask_format: keep instance masks, as "polygon" or "bitmask". An image that
+                has masks as RLE gets bitmasks in any case.
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
             recompute_boxes: tight boxes around the masks, which cropping makes necessary.
         """
@@ -89,7 +91,7 @@ class Mapper:
 
         inputs = T.AugInput(image)
         if self.ground_truth and sem_seg_file is not None:
-            inputs.sem_seg = utils.read_image(sem_seg_file, "L").squeeze(2)
+            inputs.sem_seg = read_label_map(sem_seg_file)
         transforms = self.augmentations(inputs)
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         if inputs.sem_seg is not None:
@@ -113,7 +115,18 @@ class Mapper:
             for annotation in annotations
             if not annotation.get("iscrowd", 0)
         ]
-        instances = utils.annotations_to_instances(transformed, image_size, self.mask_format)
-        if self.recompute_boxes:
+        is_polygons = all(isinstance(a.get("segmentation", []), list) for a in transformed)
+        mask_format = self.mask_format if is_polygons else "bitmask"
+        instances = utils.annotations_to_instances(transformed, image_size, mask_format)
+        if self.recompute_boxes and instances.has("gt_masks"):  # which an empty image has not
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
+
+
+def read_label_map(file: str) -> np.ndarray:
+    """(H, W) uint8, the class of each pixel: the values in the file, whatever palette it has.
+
+    detectron2's own mapper takes the brightness of a palette's colors for classes.
+    """
+    with Image.open(file) as image:
+        return np.array(image)

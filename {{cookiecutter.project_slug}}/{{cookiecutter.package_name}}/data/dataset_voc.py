@@ -1,26 +1,29 @@
 """The project's data sets: where their files are and how they are read.
 
-    datasets/{{ cookiecutter.dataset_name }}/
-      JPEGImages/*.jpg
-      Annotations/*.xml                   one file an image, Pascal VOC
-      ImageSets/Main/train.txt, val.txt   one image a line, without extension
+Pascal VOC: boxes, in one XML file for each image.
 
-`$DETECTRON2_DATASETS`, if set, takes the place of `datasets`. Change the lines below if your files
-lie elsewhere.
+Paths are relative to the folder `$DETECTRON2_DATASETS/{{ cookiecutter.__dataset }}`,
+or `datasets/{{ cookiecutter.__dataset }}`, if that is not set.
 """
 
-import xml.etree.ElementTree as ET
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import load_voc_instances
 
-from .catalog import datasets_root, register
+from .catalog import dataset_folder, hold_out, register
 from .shapes import register_shapes
+from .voc import class_names, load_voc
 
-NAME = "{{ cookiecutter.dataset_name }}"
-SPLITS = ("train", "val")
+NAME = "{{ cookiecutter.__dataset }}"
+# The folder of the data set, where it is not there.
+ELSEWHERE = ""
+# split: (list of images without their extension, annotations, images)
+SPLITS = {
+    "train": ("ImageSets/Main/train.txt", "Annotations", "JPEGImages"),
+    "val": ("ImageSets/Main/val.txt", "Annotations", "JPEGImages"),
+}
+# Share of the images that is for validation, if both splits are read from the same files.
+VAL_SHARE = 0.0
 # The order gives the class ids. Empty: all names found in the annotations, sorted. Write them down
 # before you share a checkpoint, so that its classes keep their ids when the data change.
 CLASSES = ()
@@ -29,35 +32,20 @@ CLASSES = ()
 def register_datasets():
     """Registers every data set of the project. Nothing is read before it is asked for."""
     register_shapes()  # generated; configs/smoke.{{ cookiecutter.__suffix }} and the tests train on it
-    for split in SPLITS:
-        name = f"{NAME}_{split}"
-        register(name, partial(load, name, split), evaluator_type="coco")
+    for split, paths in SPLITS.items():
+        # Without a list of images (""), there is one for each file of annotations.
+        listed, annotations, images = (p and dataset_folder(NAME, ELSEWHERE) / p for p in paths)
+        register(
+            f"{NAME}_{split}",
+            partial(load, split, listed, annotations, images),
+            files=partial(list, [annotations, images, *([listed] if listed else [])]),
+            evaluator_type="coco",
+        )
 
 
-def load(name: str, split: str) -> list[dict]:
-    """The dataset dicts of a split; sets the class names in the metadata.
-
-    Raises:
-        FileNotFoundError: the folder is not laid out as above.
-        ValueError: an annotation has a class that is not in CLASSES.
-    """
-    root = datasets_root() / NAME
-    for needed in (root / "Annotations", root / f"ImageSets/Main/{split}.txt"):
-        if not needed.exists():
-            raise FileNotFoundError(
-                f"data set '{NAME}' needs {needed.absolute()}, which is not there. Put or link the "
-                f"folder at {root}, or say in {Path(__file__).name} where it is."
-            )
-    found = _class_names(root / "Annotations")
-    classes = list(CLASSES) or found
-    unknown = sorted(set(found) - set(classes))
-    if unknown:
-        raise ValueError(f"{root}/Annotations has classes that are not in CLASSES: {unknown}")
-    MetadataCatalog.get(name).thing_classes = classes
-    return load_voc_instances(str(root), split, classes)
-
-
-@cache
-def _class_names(folder: Path) -> list[str]:
-    files = sorted(folder.glob("*.xml"))
-    return sorted({e.text for file in files for e in ET.parse(file).iterfind("object/name")})
+def load(split, listed, annotations, images) -> list[dict]:
+    """The dataset dicts of a split; sets the class names in the metadata."""
+    folders = {dataset_folder(NAME, ELSEWHERE) / paths[1] for paths in SPLITS.values()}
+    classes = list(CLASSES) or class_names(NAME, folders)
+    MetadataCatalog.get(f"{NAME}_{split}").thing_classes = classes
+    return hold_out(load_voc(NAME, listed, annotations, images, classes), split, VAL_SHARE)

@@ -1,7 +1,7 @@
 """The loaders: detectron2's, with the project's mapper, random subsets, and an order to resume."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -53,7 +53,15 @@ def build_train_loader(cfg, start_iter: int = 0):
 
 
 def _arguments(cfg):
-    arguments = train_loader_arguments(cfg)
+    try:
+        arguments = train_loader_arguments(cfg)
+    except AssertionError as error:  # detectron2's, when none is left
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        raise ValueError(
+            f"there is no image to train on in {names}: {error} Images without annotations, or "
+            "with crowds alone, are left out. tools/check_dataset.py says what is in the data set."
+        ) from error
+    check_annotations(cfg, arguments["dataset"], cfg.DATASETS.TRAIN)
     ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
     if ratio < 1:
         # From a config it would get no seeds, and so take other images when a run is resumed.
@@ -66,6 +74,26 @@ def _arguments(cfg):
             number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
         )
     return arguments
+
+
+def check_annotations(cfg, dataset: list[dict], names: Sequence[str]):
+    """
+    Raises:
+        ValueError: some objects of the data sets `names` lack what the model learns or is
+            evaluated by.
+    """
+    annotations = [a for r in dataset for a in r.get("annotations", ()) if not a.get("iscrowd")]
+    for what, key, is_needed in (
+        ("mask", "segmentation", cfg.MODEL.MASK_ON),
+        ("keypoints", "keypoints", cfg.MODEL.KEYPOINT_ON),
+    ):
+        without = sum(key not in annotation for annotation in annotations)
+        if is_needed and without:
+            raise ValueError(
+                f"{without} of {len(annotations)} objects in {', '.join(names)} have no {what}, "
+                "which this model learns. Take a config without, such as configs/"
+                "faster_rcnn_R_50_FPN.{{ cookiecutter.__suffix }}, or leave those objects out in data/dataset.py."
+            )
 
 
 def training_images(cfg) -> tuple[float, list | None]:

@@ -45,7 +45,11 @@ def register_shapes():
     root = datasets_root() / "shapes"
     things = {"thing_classes": list(THINGS), "thing_colors": list(COLORS[: len(THINGS)])}
     for split in SPLITS:
-        instances = {"json_file": str(root / f"annotations/instances_{split}.json"), **things}
+        instances = {
+            "json_file": str(root / f"annotations/instances_{split}.json"),
+            "image_root": str(root / f"images_{split}"),
+            **things,
+        }
         register(
             f"shapes_{split}",
             partial(_load_instances, root, split),
@@ -79,13 +83,13 @@ def register_shapes():
 
 
 def _load_instances(root, split, name=None):
-    _make_if_missing(root)
+    make_shapes()
     json_file = str(root / f"annotations/instances_{split}.json")
     return load_coco_json(json_file, str(root / f"images_{split}"), name or f"shapes_{split}")
 
 
 def _load_semantic(root, split, kind):
-    _make_if_missing(root)
+    make_shapes()
     return load_sem_seg(str(root / f"{kind}_{split}"), str(root / f"images_{split}"))
 
 
@@ -94,10 +98,11 @@ def _load_panoptic(root, split):
     return merge_to_panoptic(instances, _load_semantic(root, split, "stuff"))
 
 
-def _make_if_missing(root: Path):
-    """Makes the files beside their place and renames the folder: it appears whole."""
+def make_shapes() -> Path:
+    """The folder of the data set, whose files are made if they are not there. It appears whole."""
+    root = datasets_root() / "shapes"
     if root.exists():
-        return
+        return root
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=".shapes-"))
     try:
@@ -112,6 +117,7 @@ def _make_if_missing(root: Path):
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return root
 
 
 def _make_split(root: Path, split: str, rngs: list[np.random.Generator]):

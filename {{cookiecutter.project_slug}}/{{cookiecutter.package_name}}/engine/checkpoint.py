@@ -9,6 +9,7 @@ from urllib.error import URLError
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import nn
 
 from .early_stopping import Metric
@@ -64,6 +65,16 @@ def tag_last_checkpoint(path: str):
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with files written atomically and errors in words."""
 
+    def __init__(self, *args, complete: bool = False, **kwargs):
+        """
+        Args:
+            complete: weights that do not fill the whole model are an error, as they are in any case
+                where a run is resumed. Else what they lack, as heads for these classes, starts
+                from scratch.
+        """
+        super().__init__(*args, **kwargs)
+        self.complete = complete
+
     def save(self, name: str, **kwargs):
         """Saves model, checkpointables and `kwargs` as `<name>.pth`; `--resume` continues it."""
         if not self.save_dir or not self.save_to_disk:
@@ -99,13 +110,16 @@ class Checkpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str):
         tag_last_checkpoint(os.path.join(self.save_dir, last_filename_basename))
 
-    def load(self, path: str, *args, **kwargs) -> dict:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """
         Raises:
             OSError: the weights are not there or cannot be downloaded.
+            ValueError: they must fill the model, but do not.
         """
+        self._must_fill = self.complete or checkpointables is None  # all, as a resumed run needs
+        self._path = path
         try:
-            loaded = super().load(path, *args, **kwargs)
+            loaded = super().load(path, checkpointables)
         except (AssertionError, URLError, OSError) as error:
             raise OSError(
                 f"cannot load the weights '{path}': {error}. Give another file with MODEL.WEIGHTS; "
@@ -115,3 +129,29 @@ class Checkpointer(DetectionCheckpointer):
         if "loss_normalizer" in loaded:
             self.model.loss_normalizer = loaded.pop("loss_normalizer")
         return loaded
+
+    def _log_incompatible_keys(self, incompatible):
+        other = {name: f"{name} {tuple(has)}" for name, has, _ in incompatible.incorrect_shapes}
+        missing = _filter_reused_missing_keys(self.model, incompatible.missing_keys)
+        missing = [name for name in missing if name not in other]
+        other = list(other.values())
+        if self._must_fill and (other or missing):
+            raise ValueError(
+                f"the weights '{self._path}' are not of this model: they lack {len(missing)} of "
+                f"its parameters{_such_as(missing)}, and {len(other)} have another shape, as with "
+                f"another number of classes{_such_as(other)}. Give a checkpoint that was trained "
+                "by this config on these classes, or train from those weights."
+            )
+        if other:
+            logger.info(
+                "%d parameters of the weights are for other classes and start from scratch%s",
+                len(other),
+                _such_as(other),
+            )
+        incompatible.incorrect_shapes.clear()
+        incompatible.missing_keys[:] = missing
+        super()._log_incompatible_keys(incompatible)
+
+
+def _such_as(names):
+    return f" (such as {names[0]})" if names else ""

@@ -7,18 +7,21 @@ import logging
 import math
 import os
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
     SemSegEvaluator,
     inference_on_dataset,
 )
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..data.loader import build_test_loader, get_test_dataset, image_ids
+from ..data.loader import build_test_loader, check_annotations, get_test_dataset, image_ids
 from .checkpoint import write_atomically
 from .panoptic_evaluation import PanopticEvaluator
 from .validation_pass import PredictionsAndLosses, untouched
@@ -60,6 +63,35 @@ def _coco(cfg, name, folder, dataset):
     )
 
 
+class _LVISEvaluator(LVISEvaluator):
+    def __init__(self, *args, image_ids, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Else what is in images outside of a subset counts as not found.
+        truth, ids = self._lvis_api.dataset, set(image_ids)
+        truth["images"] = [i for i in truth["images"] if i["id"] in ids]
+        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
+        self._lvis_api._create_index()
+
+    def evaluate(self):
+        if not hasattr(np, "float"):
+            np.float = float  # lvis 0.5.3 asks for it, numpy 2 has it no more
+        return super().evaluate()
+
+
+def _lvis(cfg, name, folder, dataset):
+    tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON]
+    return _LVISEvaluator(name, tasks, output_dir=folder, image_ids=image_ids(dataset))
+
+
+def _pascal_voc(cfg, name, folder, dataset):
+    if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
+        raise ValueError(
+            f"TEST.RANDOM_SUBSET_RATIO is {cfg.TEST.RANDOM_SUBSET_RATIO}, but '{name}' is "
+            "evaluated by detectron2's evaluator for Pascal VOC, on all of its images."
+        )
+    return PascalVOCDetectionEvaluator(name)
+
+
 def _semantic(cfg, name, folder, dataset):
     return SemSegEvaluator(name, output_dir=folder)
 
@@ -68,11 +100,14 @@ def _panoptic(cfg, name, folder, dataset):
     return PanopticEvaluator(name)
 
 
-# `evaluator_type` of a data set's metadata: its evaluators. Add your own here.
+# `evaluator_type` of a data set's metadata: what the model must predict, what the dataset dicts
+# must have, and the evaluators that compare them. Add your own here.
 EVALUATORS = {
-    "coco": (_coco,),
-    "sem_seg": (_semantic,),
-    "coco_panoptic_seg": (_coco, _semantic, _panoptic),
+    "coco": ("instances", "annotations", (_coco,)),
+    "lvis": ("instances", "annotations", (_lvis,)),
+    "pascal_voc": ("instances", "annotations", (_pascal_voc,)),
+    "sem_seg": ("sem_seg", "sem_seg_file_name", (_semantic,)),
+    "coco_panoptic_seg": ("panoptic_seg", "sem_seg_file_name", (_coco, _semantic, _panoptic)),
 }
 
 
@@ -92,7 +127,7 @@ def build_evaluator(cfg, dataset_name: str, dataset: list[dict]) -> DatasetEvalu
             "Set it in data/dataset.py, or add an evaluator to EVALUATORS."
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    builders = EVALUATORS[kind]
+    _, _, builders = EVALUATORS[kind]
     return DatasetEvaluators([build(cfg, dataset_name, folder, dataset) for build in builders])
 
 
@@ -137,15 +172,28 @@ class Evaluation(DatasetEvaluator):
     Attributes:
         loader: see `build_test_loader`.
         results: of `evaluate()`, as a DatasetEvaluator has them.
+
+    Raises:
+        ValueError: the evaluator cannot work with the data set, or with what the model predicts.
     """
 
     def __init__(self, cfg, model, name: str, max_images: int | None = None):
         dataset = get_test_dataset(cfg, name)
         if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
             record_subset(cfg, name, image_ids(dataset))
-        dataset = dataset[:max_images]
-        self.loader = build_test_loader(cfg, dataset)
-        self._evaluators = build_evaluator(cfg, name, dataset)
+        evaluated = dataset[:max_images]
+        self.loader = build_test_loader(cfg, evaluated)
+        self._evaluators = build_evaluator(cfg, name, evaluated)
+        self._name = name
+        self._kind = MetadataCatalog.get(name).evaluator_type
+        ground_truth = EVALUATORS[self._kind][1]
+        if not any(record.get(ground_truth) for record in dataset):
+            raise ValueError(
+                f"data set '{name}' cannot be evaluated: none of its {len(dataset)} images has "
+                f"'{ground_truth}', which evaluator_type {self._kind!r} compares with predictions. "
+                "tools/check_dataset.py says what is in it."
+            )
+        check_annotations(cfg, dataset, [name])
         self._model = model
         self._with_losses = cfg.TEST.VAL_LOSS
 
@@ -158,6 +206,13 @@ class Evaluation(DatasetEvaluator):
         return self._predict(images)
 
     def process(self, inputs, outputs):
+        needed = EVALUATORS[self._kind][0]
+        if needed not in outputs[0]:  # COCOEvaluator, for one, would just find an AP of 0
+            raise ValueError(
+                f"the model predicts {', '.join(outputs[0])}, but data set '{self._name}' is "
+                f"evaluated by {needed} (evaluator_type {self._kind!r}). Give the config a data "
+                "set with what its model predicts, as the configs that came with the project have."
+            )
         self._evaluators.process(inputs, outputs)
 
     def evaluate(self) -> dict:

@@ -1,0 +1,126 @@
+"""Loading of data sets: the cache, held-out images, and the formats that detectron2 has not."""
+
+import copy
+import logging
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from my_detector.data import catalog
+
+BOX = {"bbox": [1.0, 2.0, 30.0, 40.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+RECORD = {"file_name": "a.jpg", "image_id": 1, "height": 50, "width": 50}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A data set in two files, registered as "cached"; `calls` has an entry for each loading."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalog, "CACHED_FROM", 0)
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    for name in ("one.txt", "two.txt"):
+        (folder / name).write_text("x")
+
+    def load():
+        calls.append(1)
+        MetadataCatalog.get("cached").thing_classes = ["a", "b"]
+        outside = BOX | {"bbox": [40.0, 0.0, 70.0, 20.0]}
+        return [copy.deepcopy(RECORD | {"annotations": [BOX, outside]})]
+
+    def restart():
+        """As a new process would."""
+        catalog.register("cached", load, lambda: [folder], evaluator_type="coco")
+
+    calls = []
+    restart()
+    files = list(folder.iterdir())
+    return files, calls, restart
+
+
+def test_data_set_is_loaded_once_for_many_processes(files, caplog):
+    _, calls, restart = files
+    first = DatasetCatalog.get("cached")
+    restart()
+    assert catalog.get_metadata("cached").thing_classes == ["a", "b"]
+    assert MetadataCatalog.get("cached").evaluator_type == "coco"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        second = DatasetCatalog.get("cached")
+    assert second == first and second[0]["annotations"][1]["bbox"] == [40, 0, 50, 20]
+    assert len(calls) == 1
+    assert "cached: 1 boxes clipped to their image: a.jpg [40.0, 0.0, 70.0, 20.0]" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["rewritten", "touched", "added", "removed"])
+def test_changed_file_is_noticed(files, change):
+    (one, two), calls, _ = files
+    DatasetCatalog.get("cached")
+    match change:
+        case "rewritten":
+            one.write_text("y")  # of the same length
+        case "touched":
+            one.touch()
+        case "added":
+            one.with_name("three.txt").write_text("x")
+        case "removed":
+            two.unlink()
+    DatasetCatalog.get("cached")
+    assert len(calls) == 2
+    DatasetCatalog.get("cached")
+    assert len(calls) == 2
+
+
+def test_what_is_quick_to_load_is_not_cached(files, monkeypatch):
+    _, calls, _ = files
+    monkeypatch.setattr(catalog, "CACHED_FROM", 60)
+    DatasetCatalog.get("cached")
+    DatasetCatalog.get("cached")
+    assert len(calls) == 2
+    assert not catalog.cache_folder().exists()
+
+
+def test_broken_cache_is_made_again(files):
+    _, calls, _ = files
+    whole = DatasetCatalog.get("cached")
+    (file,) = catalog.cache_folder().iterdir()
+    for content in (b"", b"nonsense", file.read_bytes()[:-20]):
+        file.write_bytes(content)
+        assert DatasetCatalog.get("cached") == whole
+    assert len(calls) == 4
+
+
+def test_without_a_place_for_the_cache_it_works_as_well(files, tmp_path, monkeypatch):
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert len(DatasetCatalog.get("cached")) == 1
+
+
+def test_boxes_as_in_the_files_for_the_checks(files):
+    assert catalog.load_uncleaned("cached")[0]["annotations"][1]["bbox"] == [40, 0, 70, 20]
+
+
+def test_held_out_images_stay_held_out():
+    records = [{"file_name": f"folder/{i:05d}.jpg"} for i in range(2000)]
+    train, val = (catalog.hold_out(records, split, 0.2) for split in ("train", "val"))
+    assert len(train) + len(val) == 2000 and 350 < len(val) < 450
+    assert not {r["file_name"] for r in train} & {r["file_name"] for r in val}
+    moved = [{"file_name": f"elsewhere/{i:05d}.jpg"} for i in range(3000)]
+    later = {Path(r["file_name"]).name for r in catalog.hold_out(moved, "val", 0.2)}
+    assert {Path(r["file_name"]).name for r in val} <= later
+    assert catalog.hold_out(records, "train", 0.0) == records
+
+
+def test_data_sets_of_detectron2_get_clean_boxes(tmp_path, monkeypatch):
+    DatasetCatalog.register(
+        "adopted", lambda: [RECORD | {"annotations": [BOX | {"bbox": [0, 0, 99, 99]}]}]
+    )
+    MetadataCatalog.get("adopted").set(thing_classes=["a"], evaluator_type="coco")
+    for _ in range(2):
+        catalog.adopt("adopted")
+        assert DatasetCatalog.get("adopted")[0]["annotations"][0]["bbox"] == [0, 0, 50, 50]
+    assert MetadataCatalog.get("adopted").thing_classes == ["a"]
+    with pytest.raises(KeyError, match=r"'adopte' is not registered. Nearest names: adopted"):
+        catalog.adopt("adopte")

@@ -1,0 +1,107 @@
+"""What cannot be trained or evaluated is said before it is tried, and in words."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+
+from my_detector.data.catalog import register
+from my_detector.data.loader import training_images
+from my_detector.engine.checkpoint import Checkpointer
+from my_detector.engine.evaluation import Evaluation
+from my_detector.experiment import build_model
+
+
+def changed_shapes(name, change):
+    """Registers shapes_val, every record changed, under another name."""
+    records = DatasetCatalog.get("shapes_val")
+    for record in records:
+        change(record)
+    classes = ["circle", "square", "triangle"]
+    register(name, lambda: records, thing_classes=classes, evaluator_type="coco")
+
+
+def without_masks(record):
+    for annotation in record["annotations"][1:]:
+        del annotation["segmentation"]
+
+
+def without_annotations(record):
+    record["annotations"] = []
+
+
+def crowds_alone(record):
+    for annotation in record["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+@pytest.mark.parametrize("change", [without_annotations, crowds_alone])
+def test_no_annotated_image(cfg, change):
+    changed_shapes("nothing", change)
+    cfg.DATASETS.TRAIN = ("nothing",)
+    with pytest.raises(ValueError, match="there is no image to train on in nothing"):
+        training_images(cfg)
+
+
+def test_masks_that_some_objects_have_not(cfg):
+    changed_shapes("some", without_masks)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("some",)
+    words = r"\d+ of 14 objects in some have no mask, which this model learns"
+    with pytest.raises(ValueError, match=words):
+        training_images(cfg)
+    with pytest.raises(ValueError, match=words):
+        Evaluation(cfg, None, "some")
+    cfg.MODEL.MASK_ON = False
+    assert training_images(cfg) == (8, None)
+
+
+def test_nothing_to_compare_predictions_with(cfg):
+    changed_shapes("nothing", without_annotations)
+    with pytest.raises(ValueError, match="'nothing' cannot be evaluated: none of its 8 images"):
+        Evaluation(cfg, None, "nothing")
+
+
+def test_evaluator_that_cannot_work_with_the_model(cfg):
+    evaluation = Evaluation(cfg, None, "shapes_val")
+    evaluation.reset = lambda: None
+    with pytest.raises(ValueError, match="model predicts sem_seg, but data set 'shapes_val' is"):
+        evaluation.process([{"image_id": 1}], [{"sem_seg": torch.zeros(3, 8, 8)}])
+
+
+@pytest.fixture
+def weights(cfg, tmp_path):
+    """A checkpoint of the smoke run's model, for seven classes."""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 7
+    torch.manual_seed(0)
+    Checkpointer(build_model(cfg), str(tmp_path)).save("model_seven", iteration=3)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    return str(tmp_path / "model_seven.pth")
+
+
+def test_weights_for_other_classes_cannot_be_evaluated_or_resumed(cfg, weights, tmp_path):
+    words = r"are not of this model: they lack 0 of its parameters, and 6 have another shape"
+    with pytest.raises(ValueError, match=words):
+        Checkpointer(build_model(cfg), complete=True).resume_or_load(weights, resume=False)
+    with pytest.raises(ValueError, match=words):
+        Checkpointer(build_model(cfg), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_weights_of_a_backbone_cannot_be_evaluated(cfg, weights, tmp_path):
+    saved = torch.load(weights)
+    saved["model"] = {k: v for k, v in saved["model"].items() if k.startswith("backbone.")}
+    torch.save(saved, tmp_path / "backbone.pth")
+    words = r"they lack \d+ of its parameters \(such as [\w.]+\), and 0 have another shape"
+    with pytest.raises(ValueError, match=words):
+        Checkpointer(build_model(cfg), complete=True).load(str(tmp_path / "backbone.pth"))
+
+
+def test_training_starts_from_weights_for_other_classes(cfg, weights, caplog):
+    model = build_model(cfg)
+    with caplog.at_level(logging.INFO):
+        Checkpointer(model).resume_or_load(weights, resume=False)
+    assert "6 parameters of the weights are for other classes and start from scratch" in caplog.text
+    assert "Skip loading parameter" not in caplog.text
+    saved = torch.load(weights)["model"]
+    name = "roi_heads.box_head.fc1.weight"
+    assert torch.equal(model.state_dict()[name], saved[name])

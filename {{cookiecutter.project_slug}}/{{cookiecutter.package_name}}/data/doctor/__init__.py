@@ -1,0 +1,228 @@
+"""Checks data sets: what would stop a training, spoil it, or is not as one may think.
+
+findings.py lists all that can be found. reading.py reads data sets tolerantly, images.py looks at
+one image with its masks and its label map, annotations.py at all annotations at once.
+"""
+
+import copy
+import gc
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import combinations
+
+import numpy as np
+
+from ...config import set_classes
+from .annotations import (
+    check_boxes,
+    check_classes,
+    check_keypoints,
+    check_masks,
+    check_sizes,
+    class_counts,
+)
+from .findings import Findings
+from .images import Job, check_image
+from .reading import Dataset, Model, Objects, read, read_model
+
+POOL_FROM = 200  # images; with fewer it takes longer to start other processes
+# Findings with which detectron2's loader of COCO files stops.
+STOP_LOADING = {"annotations-invalid", "annotation-id-duplicate", "category-unknown"}
+STOP_LOADING |= {"box-invalid", "mask-polygon", "mask-rle"}
+
+
+def check(
+    names: Iterable[str],
+    cfg=None,
+    with_images: bool = True,
+    track: Callable[[Iterable, int, str], Iterable] = lambda iterable, total, name: iterable,
+) -> dict:
+    """Checks data sets, each and against each other.
+
+    Args:
+        names: registered data sets.
+        cfg: a config as `read_config` returns it, to check against its model.
+        with_images: whether image files are read, and not only annotations.
+        track: passes on an iterable, and shows its progress.
+
+    Returns:
+        what tools/check_dataset.py prints as JSON.
+    """
+    model = read_model(cfg) if cfg is not None else None
+    reports, datasets = {}, []
+    try:
+        for name in names:
+            dataset = read(name)
+            reports[name] = check_dataset(dataset, cfg, model, with_images, track)
+            dataset.records = []  # memory for the next one
+            datasets.append(dataset)
+    finally:
+        gc.enable()
+    report = {"datasets": reports, "findings": compare(datasets).as_list()}
+    return report | ({"model": model._asdict()} if model else {})
+
+
+def check_dataset(dataset: Dataset, cfg, model: Model | None, with_images, track) -> dict:
+    """The report on one data set; see `check`."""
+    found = dataset.found
+    report = {"images": len(dataset.records), "annotations": 0, "crowds": 0, "classes": {}}
+    report |= {"images_with_class": {}, "object_sizes": {}}
+    if dataset.is_readable:
+        objects = Objects(dataset)
+        results = _inspect(dataset, with_images, track)
+        check_records(dataset, objects)
+        check_classes(dataset, objects)
+        is_usable = check_boxes(objects, found)
+        check_images(dataset, objects, results)
+        check_masks(objects, is_usable, results, model, found)
+        check_keypoints(dataset, objects, is_usable, model)
+        sizes = check_sizes(objects, is_usable, model, found)
+        labels = check_labels(dataset, results) if with_images else {}
+        report |= _numbers(dataset, objects, sizes, labels, model.anchors if model else [])
+        if cfg is not None and not dataset.error:
+            check_config(dataset, cfg)
+    if dataset.error and not STOP_LOADING & found.counts.keys():  # else it says it again
+        found.add("not-loadable", dataset.error)
+    return report | {"findings": found.as_list()}
+
+
+def _inspect(dataset, with_images, track):
+    """The results of `check_image` for each record, in all cores."""
+    jobs = (_job(dataset, record, with_images) for record in dataset.records)
+    number = len(dataset.records)
+    if number < POOL_FROM:
+        return list(track(map(check_image, jobs), number, dataset.name))
+    # Processes that are forked have what they need already; others would import PyTorch again.
+    method = "fork" if sys.platform == "linux" else None
+    with multiprocessing.get_context(method).Pool() as pool:
+        return list(track(pool.imap(check_image, jobs, chunksize=32), number, dataset.name))
+
+
+def _job(dataset, record, with_images):
+    masks = [
+        (number, annotation["segmentation"])
+        for number, annotation in enumerate(record.get("annotations") or ())
+        if annotation.get("segmentation") is not None
+    ]
+    return Job(
+        file=record["file_name"] if with_images else None,
+        size=(record["width"], record["height"]) if {"width", "height"} <= record.keys() else None,
+        masks=masks,
+        label_map=record.get("sem_seg_file_name"),
+        classes=len(dataset.stuff),
+        ignore_label=dataset.ignore_label,
+    )
+
+
+def check_records(dataset: Dataset, objects: Objects):
+    """The list of images: none, doubled, or without an object."""
+    found, records = dataset.found, dataset.records
+    if not records:
+        found.add("no-images", dataset.name)
+    first = {}
+    for record in records:
+        file = os.path.abspath(record["file_name"])
+        if first.setdefault(file, record) is not record:
+            ids = f"ids {first[file].get('image_id')} and {record.get('image_id')}"
+            found.add("image-listed-twice", f"{record['file_name']}: {ids}")
+    ids = Counter(record["image_id"] for record in records if "image_id" in record)
+    repeated = [record for record in records if ids[record.get("image_id")] > 1]
+    found.add_all("image-id-duplicate", repeated, lambda r: f"{r['file_name']}: id {r['image_id']}")
+    has_objects = np.bincount(objects.owners[~objects.is_crowd], minlength=len(records)) > 0
+    has_labels = np.array(["sem_seg_file_name" in record for record in records], dtype=bool)
+    empty = np.flatnonzero(~has_objects & ~has_labels)
+    is_all = len(empty) == len(records)
+    check = "no-annotations" if is_all else "image-without-annotations"
+    found.add_all(check, empty, lambda i: records[i]["file_name"])
+
+
+def check_images(dataset: Dataset, objects: Objects, results: list):
+    """What `check_image` found in files and masks; images that are there twice."""
+    for i, (record, result) in enumerate(zip(dataset.records, results)):
+        for check, number, text in result.problems:
+            is_image = number is None
+            what = record["file_name"] if is_image else objects.name(objects.starts[i] + number)
+            dataset.found.add(check, f"{what}: {text}" if text else what)
+        content = result.content or os.path.abspath(record["file_name"])
+        files = dataset.contents.setdefault(content, [])
+        if record["file_name"] not in files:
+            files.append(record["file_name"])
+    repeated = [(files[0], f) for files in dataset.contents.values() for f in files[1:]]
+    dataset.found.add_all("image-duplicate", repeated, " = ".join)
+
+
+def check_labels(dataset: Dataset, results: list) -> dict[str, int]:
+    """Label maps that are missing in some images, and classes that are in none.
+
+    Returns:
+        the number of images with each class.
+    """
+    records = dataset.records
+    if not dataset.stuff or not any("sem_seg_file_name" in record for record in records):
+        return {}
+    without = [record["file_name"] for record in records if "sem_seg_file_name" not in record]
+    dataset.found.add_all("label-missing", without, lambda f: f"{f} has no sem_seg_file_name")
+    counts = Counter(label for result in results for label in result.labels)
+    absent = [name for i, name in enumerate(dataset.stuff) if not counts[i]]
+    dataset.found.add_all("label-class-absent", absent, lambda name: f"{dataset.name}: {name}")
+    return {name: counts[i] for i, name in enumerate(dataset.stuff)}
+
+
+def check_config(dataset: Dataset, cfg):
+    """Numbers of classes that a config file gives, though they follow from the data set."""
+    cfg = copy.deepcopy(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (dataset.name,), ()
+    try:
+        set_classes(cfg)
+    except ValueError as error:
+        dataset.found.add("class-number", str(error))
+
+
+def compare(datasets: list[Dataset]) -> Findings:
+    """Data sets that do not go together: other classes, or the same images."""
+    found = Findings()
+    for one, other in combinations([d for d in datasets if d.is_readable], 2):
+        for classes in ((one.things, other.things), (one.stuff, other.stuff)):
+            if classes[0] != classes[1]:
+                text = f"{one.name} and {other.name}: {_difference(*classes)}"
+                found.add("class-lists-differ", text)
+        shared = one.contents.keys() & other.contents.keys()
+        pairs = sorted((one.contents[c][0], other.contents[c][0]) for c in shared)
+        names = f"in {one.name} and {other.name}"
+        found.add_all("image-leak", pairs, lambda p, names=names: f"{' = '.join(p)}, {names}")
+    return found
+
+
+def _difference(one, other):
+    only = [[name for name in a if name not in b] for a, b in ((one, other), (other, one))]
+    if any(only):
+        texts = [", ".join(map(str, [*names[:5], "..."][: len(names)])) for names in only]
+        return " and ".join(
+            f"only the {which} has {text}"
+            for which, text in zip(("first", "second"), texts)
+            if text
+        )
+    if len(one) != len(other):
+        return f"they have {len(one)} and {len(other)} classes"
+    at = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
+    return f"the same names in another order: class {at} is '{one[at]}' and '{other[at]}'"
+
+
+def _numbers(dataset, objects, sizes, labels, anchors):
+    """The part of the report that counts."""
+    report = {"annotations": len(objects.annotations), "crowds": int(objects.is_crowd.sum())}
+    for key, per_image in (("classes", False), ("images_with_class", True)):
+        counts = Counter()
+        numbers = class_counts(dataset, objects, per_image).tolist()
+        for name, number in zip(dataset.things, numbers):  # a name may be there twice
+            counts[name] += number
+        report[key] = dict(counts)
+    report["images_with_class"] |= labels
+    powers = Counter(np.floor(np.log2(sizes)).astype(int).tolist())
+    marks = [*powers, *np.floor(np.log2(anchors)).astype(int).tolist()] if powers else []
+    steps = range(min(marks), max(marks) + 1) if marks else ()
+    report["object_sizes"] = {f"{2**p:g}-{2 ** (p + 1):g}": powers[p] for p in steps}
+    return report
