@@ -48,7 +48,7 @@ def same(*names):
 
 def configs(kind, suffix):
     """The experiments, and what reads and tests them."""
-    return same(*(f"configs/{name}.{suffix}" for name in ["base", "smoke", *NEEDS])) | {
+    return same(*(f"configs/{name}.{suffix}" for name in ["base", "smoke", "tiny", *NEEDS])) | {
         f"{PACKAGE}/experiment_{kind}.py": f"{PACKAGE}/experiment.py",
         f"tests/test_config_{kind}.py": "tests/test_config.py",
         f"tests/overrides_{kind}.py": "tests/overrides.py",
@@ -237,7 +237,8 @@ found = read_found()
 tasks = found["tasks"]
 usable = [config for config, task in NEEDS.items() if task in tasks]
 modules = {module for _, modules in FORMATS.values() for module in modules}
-for name in set(NEEDS) - set(usable):
+is_tiny = found["format"] != "shapes" and "boxes" in tasks
+for name in {"tiny", *NEEDS} - {*usable, *["tiny"] * is_tiny}:
     Path(f"configs/{name}.{SUFFIX}").unlink(missing_ok=True)
 for name in modules - set(FORMATS[found["format"]][1]):
     Path(f"{PACKAGE}/data/{name}.py").unlink(missing_ok=True)
@@ -248,15 +249,17 @@ choose(
 if "splits" in found:
     for constant, value in constants(found).items():
         edit(f"{PACKAGE}/data/dataset.py", partial(assign, name=constant, value=value))
+if not is_tiny:
+    edit("README.md", lambda text: re.sub(r"(?m)^.*\btiny\.(yaml|py)\b.*\n", "", text))
 if "lvis" not in found["format"] + found["name"]:
     edit("pyproject.toml", without_lvis)
 
 # What stands for these in the files, no answer can contain: pre_gen_project.py would refuse it.
 advised = "faster_rcnn_R_50_FPN" if "splits" not in found and "boxes" in tasks else usable[0]
-known = {"dataset": found["name"], "config": advised, **dataset_names(found), **sizes(found)}
-for path in [p for p in Path().rglob("*") if p.is_file()]:
-    content = path.read_text(encoding="utf-8")
-    if "\ue000" in content:
+known = {"dataset": found["name"], "config": advised, "masks": str("masks" in tasks)}
+known |= dataset_names(found) | sizes(found)
+for path in [Path("README.md"), Path(f"{PACKAGE}/data/dataset.py"), *Path("configs").iterdir()]:
+    if path.is_file() and "\ue000".encode() in path.read_bytes():
         edit(path, partial(re.sub, "\ue000(\\w+)\ue000", lambda token: known[token[1]]))
 
 script = f"uv run {SCRIPT} --config-file configs"
@@ -266,6 +269,8 @@ print("Next:")
 print(f"  cd {ANSWERS['project_slug']}")
 if "splits" in found:
     print(f"  uv run tools/check_dataset.py {known['train']} {known['val']}")
+    if is_tiny:
+        print(f"  {script}/tiny.{SUFFIX}  # a small model, on a CPU too")
     print(f"  {script}/{advised}.{SUFFIX}")
 else:
     print(f"  {script}/smoke.{SUFFIX}")

@@ -128,7 +128,8 @@ def read_data():
     try:
         found = read_dataset.read(ANSWERS["data"], ANSWERS["dataset_format"], folders)
     except read_dataset.Unusable as error:
-        return [f"data {ANSWERS['data']!a}: {error}; without data of your own, type 'shapes'"]
+        reason = str(error).removesuffix(".")
+        return [f"data {ANSWERS['data']!a}: {reason}; without data of your own, type 'shapes'"]
     Path("dataset.json").write_text(json.dumps(found), encoding="utf-8")
     return []
 

@@ -28,7 +28,7 @@ ANSWERS = {
     "__suffix": "yaml",
 }
 TOKENS = """dataset train val panoptic_train panoptic_val semantic_train semantic_val config
-    min_sizes min_size max_size""".split()
+    masks min_sizes min_size max_size""".split()
 ANSWERS |= {f"__{token}": f"\ue000{token}\ue000" for token in TOKENS}
 
 

@@ -123,6 +123,9 @@ def test_project_is_set_up_from_the_data(render, tmp_path, capfd, kind, length, 
     assert f"--config-file {advised}`." in readme
     train = f"{name}_train_semantic" if kind == "semantic" else f"{name}_train"
     assert f"uv run tools/check_dataset.py {train} {train.replace('train', 'val')}\n" in printed
+    is_tiny = kind != "semantic"
+    assert (project / f"configs/tiny.{suffix}").exists() == is_tiny == ("configs/tiny" in readme)
+    assert (f"--config-file configs/tiny.{suffix}  # " in printed) == is_tiny
     base = (project / f"configs/base.{suffix}").read_text(encoding="utf-8")
     assert f'"{train}"' in base
     assert not (project / "dataset.json").exists()

@@ -12,8 +12,8 @@ from projects import SMALL
 pytestmark = pytest.mark.training
 
 SHORT = ["SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 0, "LOG_PERIOD", 1]
-TINY = ["--config-file", "configs/tiny.yaml", *SHORT]
-BOXES = ("coco", "voc", "yolo", "lvis")
+BOXES_ONLY = ["--config-file", "configs/boxes.yaml", *SHORT]
+HAVE_BOXES = ("coco", "voc", "yolo", "lvis")
 
 DUMP = """
 import json
@@ -59,7 +59,7 @@ def boxes_only(project, name="data"):
     """A config in the project: the smoke run's model, without masks, on the user's data set."""
     text = f'_BASE_: smoke.yaml\nDATASETS:\n  TRAIN: ("{name}_train",)\n  TEST: ("{name}_val",)\n'
     text += "MODEL:\n  MASK_ON: False\n"
-    (project.folder / "configs/tiny.yaml").write_text(text, encoding="utf-8")
+    (project.folder / "configs/boxes.yaml").write_text(text, encoding="utf-8")
 
 
 def dump(project) -> dict:
@@ -82,17 +82,17 @@ def comparable(dataset_dicts):
 
 def test_same_objects_give_the_same_dataset_dicts_and_the_same_loss_in_every_format(of_format):
     dicts, losses = {}, {}
-    for format in BOXES:
+    for format in HAVE_BOXES:
         project = of_format(format)
         boxes_only(project)
         dicts[format] = dump(project)
-        project.train(*TINY)
-        losses[format] = [line["total_loss"] for line in project.metrics("output/tiny").values()]
-        assert {"bbox/AP", "bbox/AP50"} <= project.metrics("output/tiny")[2].keys()
+        project.train(*BOXES_ONLY)
+        losses[format] = [line["total_loss"] for line in project.metrics("output/boxes").values()]
+        assert {"bbox/AP", "bbox/AP50"} <= project.metrics("output/boxes")[2].keys()
     for name in ("data_train", "data_val"):
         expected = comparable(dicts["coco"][name][1])
         assert sum(len(objects) for _, _, objects in expected) > 8
-        for format in BOXES:
+        for format in HAVE_BOXES:
             classes, dataset_dicts = dicts[format][name]
             assert classes == list(CLASSES)
             assert comparable(dataset_dicts) == expected, format
@@ -146,6 +146,20 @@ def test_what_a_format_has_can_be_trained_and_evaluated(of_format, format, confi
     assert line["total_loss"] > 0
 
 
+def test_the_small_model_is_the_same_in_yaml_and_in_python(data, of_format, make_project):
+    losses = []
+    lazy = make_project(data=str(data("coco")), trainer="lazyconfig")
+    for project in (of_format("coco"), lazy):
+        project.train(
+            "--config-file", "configs/tiny.yaml", *SHORT, "SOLVER.WARMUP_ITERS", 2,
+            "SOLVER.STEPS", "(2,)", "DATALOADER.NUM_WORKERS", 0,
+        )  # fmt: skip
+        metrics = project.metrics("output/tiny")
+        losses.append([metrics[i]["total_loss"] for i in range(3)])
+        assert {"bbox/AP", "segm/AP"} <= metrics[2].keys()
+    assert losses[0] == losses[1]
+
+
 def test_a_data_set_of_detectron2_is_trained_and_evaluated_by_its_name(project, make_project):
     classes = ("bicycle", "bird", "boat")
     voc = make_project(data="voc_2007")
@@ -155,11 +169,11 @@ def test_a_data_set_of_detectron2_is_trained_and_evaluated_by_its_name(project, 
     assert 'TRAIN: ("voc_2007_trainval",)\n  TEST: ("voc_2007_test",)\n' in text
     text = "_BASE_: smoke.yaml\nMODEL: {MASK_ON: False}\nDATASETS:\n"
     text += '  TRAIN: ("voc_2007_trainval",)\n  TEST: ("voc_2007_test",)\n'
-    (voc.folder / "configs/tiny.yaml").write_text(text, encoding="utf-8")
-    voc.train(*TINY)
-    assert {"bbox/AP", "bbox/AP50"} <= voc.metrics("output/tiny")[2].keys()
+    (voc.folder / "configs/boxes.yaml").write_text(text, encoding="utf-8")
+    voc.train(*BOXES_ONLY)
+    assert {"bbox/AP", "bbox/AP50"} <= voc.metrics("output/boxes")[2].keys()
     output = voc.train(
-        "--config-file", "configs/tiny.yaml", "--eval-only",
+        "--config-file", "configs/boxes.yaml", "--eval-only",
         "MODEL.WEIGHTS", project_of_shapes(project), status=1,
     )  # fmt: skip
     assert (
@@ -187,7 +201,7 @@ def test_boxes_that_cannot_be_used_are_reported(project, make_project, tmp_path)
         file.write_text(file.read_text().replace("</annotation>", added))
     voc = make_project(data=str(tmp_path / "data"))
     boxes_only(voc)
-    output = voc.train(*TINY)
+    output = voc.train(*BOXES_ONLY)
     assert "data_train: 1 boxes dropped as empty" in output
     assert "data_train: 1 boxes clipped to their image" in output
 
@@ -195,7 +209,7 @@ def test_boxes_that_cannot_be_used_are_reported(project, make_project, tmp_path)
 def test_voc_project_says_which_folder_is_missing(make_project):
     voc = make_project(dataset_format="voc")
     boxes_only(voc, "my_dataset")
-    output = voc.train(*TINY, status=1)
+    output = voc.train(*BOXES_ONLY, status=1)
     assert re.search(
         r"data set 'my_dataset' needs \S+/my_dataset/Annotations, which is not there", output
     )
@@ -204,6 +218,6 @@ def test_voc_project_says_which_folder_is_missing(make_project):
 def test_custom_project_trains_at_once(make_project):
     custom = make_project(dataset_format="custom")
     boxes_only(custom, "my_dataset")
-    custom.train(*TINY)
-    metrics = custom.metrics("output/tiny")[2]
+    custom.train(*BOXES_ONLY)
+    metrics = custom.metrics("output/boxes")[2]
     assert {"bbox/AP", "bbox/AP-circle", "bbox/AP-triangle"} <= metrics.keys()

@@ -151,7 +151,8 @@ def test_files(project, answers):
     suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
     configs, modules = FORMATS[answers["dataset_format"]]
     expected = {*FILES.split(), *TRAINER[answers["trainer"]]}
-    expected |= {f"configs/{config}.{suffix}" for config in {"base", "smoke", *configs}}
+    tiny = {"tiny"} if answers["dataset_format"] != "auto" and configs & BOXES else set()
+    expected |= {f"configs/{config}.{suffix}" for config in {"base", "smoke", *tiny, *configs}}
     expected |= {f"my_detector/data/{module}.py" for module in modules}
     expected -= {"LICENSE"} if answers["license"] == "none" else set()
     assert set(files(project)) == expected

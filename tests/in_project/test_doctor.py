@@ -292,6 +292,19 @@ DEFECTS = [
         {"annotations-invalid": 1, "annotation-without-image": 2},
         "image number 4 has no height",
     ),
+    (
+        lambda d: d.images[3].update(width="wide"),
+        {"annotations-invalid": 1, "annotation-without-image": 2},
+        "image number 4 has the width 'wide'",
+    ),
+    (
+        lambda d: d.images[3].update(width=1e300),
+        {"image-size": 1},
+        "3.png: annotated as 1e+300 x 80",
+    ),
+    (lambda d: d.change(7, category_id=[3]), {"annotations-invalid": 1}, "has the category_id"),
+    (lambda d: d.annotations[2]["segmentation"].update(size=9), {"mask-rle": 1}, "annotation 3"),
+    (lambda d: d.change(7, keypoints=5), {"keypoints-invalid": 1}, "3.png, annotation 8"),
     (lambda d: d.annotations[7].pop("category_id"), {"annotations-invalid": 1}, "number 8 has no"),
     (lambda d: d.change(7, ignore=1), {"not-loadable": 1}, '"ignore" in COCO json'),
 ]

@@ -28,10 +28,11 @@ from .findings import Findings
 from .images import Job, check_image
 from .reading import Dataset, Model, Objects, read, read_model
 
+POWERS = -4, 20  # of two, the bounds of sizes that are told apart
 POOL_FROM = 200  # images; with fewer it takes longer to start other processes
 # Findings with which detectron2's loader of COCO files stops.
 STOP_LOADING = {"annotations-invalid", "annotation-id-duplicate", "category-unknown"}
-STOP_LOADING |= {"box-invalid", "mask-polygon", "mask-rle"}
+STOP_LOADING |= {"box-invalid", "mask-polygon", "mask-rle", "keypoints-invalid"}
 
 
 def check(
@@ -221,7 +222,8 @@ def _numbers(dataset, objects, sizes, labels, anchors):
             counts[name] += number
         report[key] = dict(counts)
     report["images_with_class"] |= labels
-    powers = Counter(np.floor(np.log2(sizes)).astype(int).tolist())
+    powers = np.floor(np.log2(sizes[np.isfinite(sizes)]))
+    powers = Counter(powers.clip(*POWERS).astype(int).tolist())
     marks = [*powers, *np.floor(np.log2(anchors)).astype(int).tolist()] if powers else []
     steps = range(min(marks), max(marks) + 1) if marks else ()
     report["object_sizes"] = {f"{2**p:g}-{2 ** (p + 1):g}": powers[p] for p in steps}

@@ -170,16 +170,16 @@ def check_keypoints(dataset: Dataset, objects: Objects, is_usable, model: Model 
     rows = np.flatnonzero(has_points)
     if not len(rows):
         return
-    lengths = Counter(len(objects.annotations[i]["keypoints"]) for i in rows)
+    given = [listed(objects.annotations[i]["keypoints"]) for i in rows]
     names = dataset.keypoints
-    length = 3 * len(names) if names else lengths.most_common(1)[0][0]
-    points = [floats(objects.annotations[i]["keypoints"], length) for i in rows]
+    length = 3 * len(names) if names else Counter(map(len, given)).most_common(1)[0][0]
+    points = [floats(those, length) for those in given]
     is_whole = np.array([len(those) == length and length % 3 == 0 for those in points])
     found.add_all(
         "keypoints-invalid",
         rows[~is_whole],
         lambda i: (
-            f"{objects.name(i)}: {len(objects.annotations[i]['keypoints'])} numbers for "
+            f"{objects.name(i)}: {len(listed(objects.annotations[i]['keypoints']))} numbers for "
             f"{length // 3} keypoints"
         ),
     )

@@ -143,7 +143,8 @@ def _check_polygons(polygons):
 
 
 def _check_rle(rle, size):
-    height_width = list(rle.get("size") or ())
+    height_width = rle.get("size")
+    height_width = list(height_width) if isinstance(height_width, (list, tuple)) else []
     if len(height_width) != 2 or (size and height_width != [size[1], size[0]]):
         text = f"its size is {height_width}, the image's [height, width] {size and [*size[::-1]]}"
         return "mask-rle", text, UNKNOWN

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from detectron2.structures import BoxMode
 from ..catalog import load_uncleaned
 from .findings import Findings
 
+# What values in files must be; ids and others: numbers or texts.
+TYPES = {"file_name": (str, os.PathLike), "coco_url": str, "name": str}
+TYPES |= dict.fromkeys(("height", "width"), (int, float))
 MODES = {mode: int(mode) for mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)}
 
 
@@ -89,7 +92,8 @@ def read(name: str) -> Dataset:
     elif not dataset.error and not isinstance(loaded, list):
         dataset.error = f"{name}: its function returned {type(loaded).__name__}, not a list"
     elif not dataset.error:
-        dataset.records = _complete(loaded, ["file_name"], "image", name, dataset.found)
+        records = _complete(loaded, ["file_name"], "image", name, dataset.found)
+        dataset.records = [{**r, "file_name": os.fspath(r["file_name"])} for r in records]
         dataset.is_readable = True
         dataset.classes = dict(enumerate(metadata.get("thing_classes") or ()))
     return dataset
@@ -115,7 +119,7 @@ def _read_coco(dataset, file, metadata, image_files):
         _complete(entries, keys, kind, file, found)
         for entries, keys, kind in zip(lists, needed, ("image", "annotation", "category"))
     )
-    categories.sort(key=lambda category: category["id"])
+    categories.sort(key=lambda category: (isinstance(category["id"], str), category["id"]))
     dataset.classes = {category["id"]: category["name"] for category in categories}
     _read_keypoint_names(dataset, categories)
     by_id = {image["id"]: image for image in images}
@@ -156,16 +160,21 @@ def _read_coco(dataset, file, metadata, image_files):
 
 
 def _complete(entries, keys, kind, file, found):
-    """The entries that have all keys. The others are findings."""
-    is_complete = [isinstance(entry, dict) and all(k in entry for k in keys) for entry in entries]
+    """The entries that have all keys, of the right types. The others are findings."""
+    types = [(key, TYPES.get(key, (int, str))) for key in keys]
+    is_complete = [
+        isinstance(entry, dict) and all(isinstance(entry.get(key), type_) for key, type_ in types)
+        for entry in entries
+    ]
 
     def describe(i):
-        missing = [k for k in keys if not isinstance(entries[i], dict) or k not in entries[i]]
-        return f"{file}: {kind} number {i + 1} has no {' and no '.join(missing)}"
+        entry = entries[i] if isinstance(entries[i], dict) else {}
+        key = next(key for key, type_ in types if not isinstance(entry.get(key), type_))
+        text = f"the {key} {str(entry[key])[:40]!r}" if key in entry else f"no {key}"
+        return f"{file}: {kind} number {i + 1} has {text}"
 
-    found.add_all(
-        "annotations-invalid", np.flatnonzero(~np.array(is_complete, dtype=bool)), describe
-    )
+    incomplete = np.flatnonzero(~np.array(is_complete, dtype=bool))
+    found.add_all("annotations-invalid", incomplete, describe)
     return [entry for entry, complete in zip(entries, is_complete) if complete]
 
 
@@ -184,6 +193,7 @@ def _image_file(metadata, name):
 def _read_keypoint_names(dataset, categories):
     for category in categories:
         names = category.get("keypoints")
+        names = names if isinstance(names, list) else None
         if names and dataset.keypoints is None:
             dataset.keypoints = names
         if names and list(names) != list(dataset.keypoints):
@@ -213,9 +223,9 @@ class Objects:
         self.owners = np.repeat(np.arange(len(lists)), lengths)
         self.starts = np.cumsum(lengths) - lengths
         index = {category: i for i, category in enumerate(dataset.classes)}
-        self.categories = self.each(lambda a: index.get(a.get("category_id"), -1), int)
+        self.categories = self.each(lambda a: index.get(hashable(a.get("category_id")), -1), int)
         self.is_crowd = self.each(lambda a: a.get("iscrowd", 0) != 0, bool)
-        modes = self.each(lambda a: MODES.get(a.get("bbox_mode"), -1), int)
+        modes = self.each(lambda a: MODES.get(hashable(a.get("bbox_mode")), -1), int)
         self.is_rotated, self.is_xywh = modes == BoxMode.XYWHA_ABS, modes == BoxMode.XYWH_ABS
         self.given = self._given()
         self.given[~self.is_xywh & (modes != BoxMode.XYXY_ABS)] = math.nan
@@ -257,8 +267,14 @@ def as_xyxy(boxes: np.ndarray, is_xywh: np.ndarray) -> np.ndarray:
     return corners
 
 
+def hashable(value):
+    return value if isinstance(value, Hashable) else None
+
+
 def listed(value):
-    return () if value is None else value
+    """An empty list for None, a list of one for what is none."""
+    is_list = isinstance(value, (list, tuple, np.ndarray))
+    return value if is_list else [] if value is None else [value]
 
 
 def floats(numbers, length):
