@@ -108,20 +108,23 @@ def as_given(question: str) -> str:
     return given if TEMPLATE_BRACES.search(given) and not is_default else ANSWERS[question]
 
 
-def template() -> Path:
-    """The folder of the template, which cookiecutter names and cruft does not."""
+def reader() -> Path | None:
+    """Where read_dataset.py is, in the template, which cookiecutter names and cruft does not."""
     given = ANSWERS.get("_repo_dir", "")
     starts = (f"/proc/{os.getppid()}/cwd", os.environ.get("PWD", ""), "..")  # the first on Linux
     folders = [Path(given), *(Path(s, *more) for more in ([], [given]) for s in starts)]
-    return next((f for f in folders if (f / "hooks/read_dataset.py").exists()), Path())
+    return next((f / "hooks" for f in folders if (f / "hooks/read_dataset.py").exists()), None)
 
 
 def read_data():
     """Finds out what the data set is, for post_gen_project.py; says why it cannot be used."""
     if ANSWERS["dataset_format"] == "custom":
         return [f"data {ANSWERS['data']!a}: dataset_format=custom reads no files; type 'shapes'"]
+    folder = reader()
+    if folder is None:
+        return [f"data {ANSWERS['data']!a}: cannot be read here; run cookiecutter from a clone"]
     sys.dont_write_bytecode = True
-    sys.path.insert(0, str(template() / "hooks"))
+    sys.path.insert(0, str(folder))
     import read_dataset
 
     folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output

@@ -98,6 +98,14 @@ def test_without_a_place_for_the_cache_it_works_as_well(files, tmp_path, monkeyp
     assert len(DatasetCatalog.get("cached")) == 1
 
 
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, "x"], None, [[1, 2], [3, 4]]])
+def test_box_that_is_none_is_named(box):
+    records = [copy.deepcopy(RECORD | {"annotations": [BOX, BOX | {"bbox": box}]})]
+    catalog.register("no_box", lambda: records, thing_classes=["a"])
+    with pytest.raises(ValueError, match=r"a box of a.jpg is .*, which is not four numbers"):
+        DatasetCatalog.get("no_box")
+
+
 def test_boxes_as_in_the_files_for_the_checks(files):
     assert catalog.load_uncleaned("cached")[0]["annotations"][1]["bbox"] == [40, 0, 70, 20]
 

@@ -174,7 +174,15 @@ def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
     if not owners:
         return dataset_dicts, []
     # In single precision, as detectron2 converts them.
-    boxes = np.array([annotation["bbox"] for _, annotation in owners], dtype=np.float32)
+    try:
+        boxes = np.array([annotation["bbox"] for _, annotation in owners], dtype=np.float32)
+        boxes = boxes.reshape(len(owners), 4)
+    except (TypeError, ValueError):
+        record, annotation = next(o for o in owners if not _is_box(o[1]["bbox"]))
+        raise ValueError(
+            f"a box of {record['file_name']} is {annotation['bbox']!r}, which is not four numbers. "
+            "tools/check_dataset.py finds all that is wrong with a data set."
+        ) from None
     is_xywh = [annotation["bbox_mode"] == BoxMode.XYWH_ABS for _, annotation in owners]
     boxes[is_xywh, 2:] += boxes[is_xywh, :2]
     limits = np.array([(r["width"], r["height"]) * 2 for r, _ in owners], dtype=np.float32)
@@ -197,20 +205,28 @@ def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
     return dataset_dicts, reports
 
 
+def _is_box(value):
+    try:
+        return np.array(value, dtype=np.float32).shape == (4,)
+    except (TypeError, ValueError):
+        return False
+
+
 def _load(name, metadata_only=False) -> list[dict]:
     """The dataset dicts of a data set, and its metadata set, from its files or the cache."""
     load, files = _sources[name]
     metadata = MetadataCatalog.get(name)
-    cached = files and _read_cache(_cache_file(name), _fingerprint(files), metadata_only)
+    key = files and _fingerprint(files)
+    cached = key and _read_cache(_cache_file(name), key, metadata_only)
     if cached:
         found, reports, dataset_dicts = cached
         metadata.set(**found)
     else:
         before, start = metadata.as_dict().keys(), time.perf_counter()
         dataset_dicts, reports = clean_boxes(load())
-        if files and time.perf_counter() - start > CACHED_FROM:
+        if key and time.perf_counter() - start > CACHED_FROM:
             found = {k: v for k, v in metadata.as_dict().items() if k not in before}
-            _write_cache(_cache_file(name), _fingerprint(files), found, reports, dataset_dicts)
+            _write_cache(_cache_file(name), key, found, reports, dataset_dicts)
     for report in reports:
         logger.warning("%s: %s", name, report)
     return dataset_dicts

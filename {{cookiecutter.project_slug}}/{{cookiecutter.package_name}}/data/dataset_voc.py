@@ -40,6 +40,7 @@ def register_datasets():
             partial(load, split, listed, annotations, images),
             files=partial(list, [annotations, images, *([listed] if listed else [])]),
             evaluator_type="coco",
+            **({"thing_classes": list(CLASSES)} if CLASSES else {}),
         )
 
 

@@ -39,6 +39,7 @@ def register_datasets():
             partial(load, split, images),
             files=partial(yolo_files, images),
             evaluator_type="coco",
+            **({"thing_classes": list(CLASSES)} if CLASSES else {}),
         )
 
 
