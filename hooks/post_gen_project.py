@@ -34,7 +34,7 @@ FORMATS = {
     ),
     "semantic": (["semantic"], []),
     "voc": (["boxes"], ["voc"]),
-    "yolo": (["boxes", "masks"], ["yolo", "voc"]),
+    "yolo": (["boxes", "masks"], ["yolo"]),
     "lvis": (["boxes", "masks"], ["coco"]),
     "cityscapes": (["boxes", "masks", "semantic"], ["cityscapes", "label_maps"]),
     "builtin": (["boxes", "masks", "keypoints", "panoptic", "semantic"], []),

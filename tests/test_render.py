@@ -89,7 +89,7 @@ FORMATS = {
     "coco_panoptic": (BOXES | MASKS | PANOPTIC | SEMANTIC, ["coco", "label_maps", "panoptic"]),
     "semantic": (SEMANTIC, []),
     "voc": (BOXES, ["voc"]),
-    "yolo": (BOXES | MASKS, ["voc", "yolo"]),
+    "yolo": (BOXES | MASKS, ["yolo"]),
     "lvis": (BOXES | MASKS, ["coco"]),
     "cityscapes": (BOXES | MASKS | SEMANTIC, ["cityscapes", "label_maps"]),
     "custom": (BOXES | MASKS | KEYPOINTS, []),

@@ -22,6 +22,8 @@ from detectron2.utils.colormap import colormap
 # What takes longer to load is read from a cache next time, in $XDG_CACHE_HOME (default ~/.cache).
 CACHED_FROM = 1.0  # seconds
 
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # what images' names end with
+
 logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a data set: its function, its files

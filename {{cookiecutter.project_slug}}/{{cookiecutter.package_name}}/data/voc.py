@@ -12,9 +12,7 @@ from pathlib import Path
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import existing
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from .catalog import IMAGES, existing
 
 
 def load_voc(
