@@ -8,6 +8,8 @@ import itertools
 import logging
 import os
 import pickle
+import shutil
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -52,6 +54,22 @@ def existing(path: Path, name: str) -> Path:
             "are."
         )
     return path
+
+
+@contextlib.contextmanager
+def made_whole(folder: Path):
+    """A temporary folder to fill, which then becomes `folder`: that appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was first, with the same files
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def register(

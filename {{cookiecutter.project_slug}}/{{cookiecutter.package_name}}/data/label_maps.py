@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from multiprocessing import Pool
 from pathlib import Path
@@ -13,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import cache_folder
+from .catalog import cache_folder, made_whole
 
 IGNORED = 255  # the label of pixels that count for nothing
 
@@ -32,19 +30,9 @@ def derived_label_maps(name: str, jobs: list[tuple], convert: Callable[..., np.n
     stats = [(os.stat(job[0]).st_size, os.stat(job[0]).st_mtime_ns) for job in jobs]
     key = hashlib.sha256(repr((jobs, stats)).encode()).hexdigest()[:12]
     folder = cache_folder() / f"{name}-{key}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".label-maps-"))
-    try:
-        with Pool() as pool:
+    if not folder.exists():
+        with made_whole(folder) as temporary, Pool() as pool:
             pool.starmap(_write, [(temporary, convert, job) for job in jobs], chunksize=16)
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process was first, with the same files
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

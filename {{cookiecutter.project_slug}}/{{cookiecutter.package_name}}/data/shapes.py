@@ -7,8 +7,6 @@ folder to have them made again.
 """
 
 import json
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image, ImageDraw
 
-from .catalog import datasets_root, register
+from .catalog import datasets_root, made_whole, register
 
 SPLITS = {"train": 400, "val": 80}  # images
 SIZE = 128  # height and width of an image, pixels
@@ -101,22 +99,11 @@ def _load_panoptic(root, split):
 def make_shapes() -> Path:
     """The folder of the data set, whose files are made if they are not there. It appears whole."""
     root = datasets_root() / "shapes"
-    if root.exists():
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=".shapes-"))
-    try:
-        for number, (split, images) in enumerate(SPLITS.items()):
-            _make_split(
-                temporary, split, [np.random.default_rng([number, i]) for i in range(images)]
-            )
-        temporary.chmod(0o755)
-        temporary.rename(root)
-    except OSError:
-        if not root.exists():  # else another process was first, with the same files
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if not root.exists():
+        with made_whole(root) as temporary:
+            for number, (split, images) in enumerate(SPLITS.items()):
+                rngs = [np.random.default_rng([number, i]) for i in range(images)]
+                _make_split(temporary, split, rngs)
     return root
 
 
