@@ -98,9 +98,6 @@ class Split:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height of images, in px
     areas: list[float] = field(default_factory=list)  # of boxes, in px^2
     tasks: set[str] = field(default_factory=set)
-    rle: bool = False
-    keypoints: list[str] = field(default_factory=list)
-    skeleton: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -398,24 +395,11 @@ def folder_of(names: list[str], file: Path, root: Path, likely: Callable[[str], 
     return max(folders, key=lambda folder: sum(os.path.exists(folder / name) for name in sample))
 
 
-def read_keypoints(split: Split, categories: list[dict[str, Any]]) -> None:
-    """The names and the skeleton of the first category with keypoints; COCO counts from 1."""
-    with_keypoints = [category for category in categories if category.get("keypoints")]
-    if with_keypoints:
-        names = split.keypoints = [str(name) for name in with_keypoints[0]["keypoints"]]
-        pairs = with_keypoints[0].get("skeleton") or []
-        if all(1 <= index <= len(names) for pair in pairs for index in pair):
-            split.skeleton = [[names[one - 1], names[other - 1]] for one, other in pairs]
-        else:
-            split.notes.append("The skeleton is left out: its indices are not 1, 2 ... as in COCO.")
-        if any(
-            category["keypoints"] != with_keypoints[0]["keypoints"] for category in with_keypoints
-        ):
-            split.notes.append("Categories have different keypoints; the first one's were taken.")
+def count_objects(split: Split, objects: Iterable[dict[str, Any]], has_names: bool) -> Counter[int]:
+    """Fills in what annotations tell, in one pass; returns their number for each category id.
 
-
-def count_objects(split: Split, objects: Iterable[dict[str, Any]]) -> Counter[int]:
-    """Fills in what annotations tell, in one pass; returns their number for each category id."""
+    has_names: whether a category names its keypoints, without which they cannot be trained
+    """
     counts: Counter[int] = Counter()
     crowds = masks = 0
     visible = False
@@ -426,16 +410,14 @@ def count_objects(split: Split, objects: Iterable[dict[str, Any]]) -> Counter[in
             continue
         if box := thing.get("bbox"):
             split.areas.append(float(box[2]) * float(box[3]))
-        if segmentation := thing.get("segmentation"):
-            masks += 1
-            split.rle = split.rle or isinstance(segmentation, dict)
+        masks += bool(thing.get("segmentation"))
         visible = visible or any((thing.get("keypoints") or [])[2::3])
     split.objects = counts.total()
     if split.areas:
         split.tasks.add("boxes")
     if masks and 2 * masks >= split.objects - crowds:
         split.tasks.add("masks")
-    if visible and split.keypoints:
+    if visible and has_names:
         split.tasks.add("keypoints")
     return counts
 
@@ -462,12 +444,12 @@ def split_of_json(file: Path, name: str, root: Path, kind: str, data: dict[str, 
     split = Split({"annotations": file, "folder": folder}, [os.path.join(folder, n) for n in names])
     sizes = [(image.get("width"), image.get("height")) for image in images]
     split.sizes = [(int(width), int(height)) for width, height in sizes if width and height]
-    read_keypoints(split, data["categories"])
     objects = annotations
     if kind == "coco_panoptic":
         objects = [segment for annotation in annotations for segment in annotation["segments_info"]]
     categories = category_names(file, data["categories"])
-    counts = count_objects(split, objects)
+    has_names = any(category.get("keypoints") for category in data["categories"])
+    counts = count_objects(split, objects, has_names)
     if unknown := [number for number in counts if number not in categories]:
         raise Unusable(
             f"{str(file)!a}: annotations have the category_id {ascii_list(unknown)}, which"
@@ -1025,16 +1007,6 @@ def all_classes(format: str, splits: dict[str, Split], notes: list[str]) -> list
     return train
 
 
-def flips(keypoints: list[str]) -> list[list[str]]:
-    """Pairs [left, right] of the names that differ in the side only."""
-    sides = [("left", "right"), ("Left", "Right"), ("^l_", "r_"), ("_l$", "_r")]
-    pairs = []
-    for name in keypoints:
-        swapped = {re.sub(left, right, name) for left, right in sides} - {name}
-        pairs += [[name, other] for other in sorted(swapped & set(keypoints))]
-    return pairs
-
-
 def size_in_pixels(split: Split) -> dict[str, float | None]:
     """Median short and long side of the images; of box areas the 10th percentile's root."""
     areas = sorted(split.areas)
@@ -1061,10 +1033,6 @@ def summary(format: str, train: Split, classes: list[str]) -> dict[str, Any]:
         "classes": classes,
         "counts": {name: train.counts[name] for name in classes} if is_counted else {},
         "tasks": [task for task in TASKS if task in train.tasks],
-        "rle": train.rle,
-        "keypoints": train.keypoints,
-        "flips": flips(train.keypoints),
-        "skeleton": train.skeleton,
         "size": size_in_pixels(train),
         "extension": Path(train.images[0]).suffix[1:] if train.images else "",
         "notes": [],
@@ -1103,7 +1071,6 @@ def read_files(path: Path, format: str) -> dict[str, Any]:
         "root": str(root),
         "name": suggested_name(root),
         "splits": {name: arguments(split) for name, split in splits.items()},
-        "rle": any(split.rle for split in splits.values()),
         "notes": list(dict.fromkeys(notes)),
     }
 
@@ -1121,7 +1088,6 @@ def read(data: str, format: str, folders: Sequence[Path]) -> dict[str, Any]:
             root, and the numbers `images` and `objects`, which are None if built in}
         classes: names by id; counts: {class: objects in train}
         tasks: those of TASKS that the annotations can train
-        rle, keypoints, flips, skeleton: of COCO's JSON
         extension: of the first image's name
         size: short and long side of an image, and side of a small object, in px; None if unknown
         notes: sentences for the user

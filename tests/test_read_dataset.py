@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from read_dataset import BUILTIN, FORMATS, Unusable, flips, image_size, label_values, read, split_of
+from read_dataset import BUILTIN, FORMATS, Unusable, image_size, label_values, read, split_of
 
 HELD_OUT = "There is one set of annotations: a share will be held out for validation."
 
@@ -116,7 +116,7 @@ def expected(root: Path, format: str, **more) -> dict:
     """The whole result for two classes in images of 64 x 48 px with boxes of 10 x 40 px."""
     return {
         "format": format, "root": str(root), "name": "pets", "classes": ["cat", "dog"],
-        "tasks": ["boxes"], "rle": False, "keypoints": [], "flips": [], "skeleton": [],
+        "tasks": ["boxes"],
         "size": {"short": 48, "long": 64, "object": 20.0}, "notes": [], "extension": "jpg",
     } | more  # fmt: skip
 
@@ -175,25 +175,23 @@ def test_coco_with_one_set_of_annotations(pets, folder, file, given):
     assert HELD_OUT in found["notes"]
 
 
-def test_coco_with_keypoints_crowds_and_rle(pets):
+def test_coco_with_keypoints_and_crowds(pets):
     data = coco(["a.jpg"], objects=4)
     names = ["nose", "left_eye", "right_eye"]
-    data["categories"][0] |= {"keypoints": names, "skeleton": [[1, 2], [1, 3]]}
+    data["categories"][0]["keypoints"] = names
     data["annotations"][0] |= {"keypoints": [1, 1, 2] + [0] * 6}
     data["annotations"][1]["segmentation"] = {"counts": "x", "size": [48, 64]}
     data["annotations"][2] |= {"segmentation": [], "bbox": [0, 0, 3, 3]}
     data["annotations"][3] |= {"iscrowd": 1, "bbox": [0, 0, 1, 1]}
     images(pets, "a.jpg")
     found = auto(write(pets / "train.json", json.dumps(data)).parent)
-    assert found["tasks"] == ["boxes", "masks", "keypoints"] and found["rle"] is True
-    assert found["notes"] == [HELD_OUT] and found["keypoints"] == names
-    assert found["flips"] == [["left_eye", "right_eye"]]
-    assert found["skeleton"] == [["nose", "left_eye"], ["nose", "right_eye"]]
+    assert found["tasks"] == ["boxes", "masks", "keypoints"]
+    assert found["notes"] == [HELD_OUT]
     assert found["size"]["object"] == 3.0 and found["counts"] == {"cat": 2, "dog": 2}
     data["annotations"][0]["keypoints"] = [0] * 9
     data["annotations"][1] |= {"segmentation": [], "iscrowd": 0}
     write(pets / "train.json", json.dumps(data))
-    assert auto(pets)["tasks"] == ["boxes"] and auto(pets)["rle"] is False
+    assert auto(pets)["tasks"] == ["boxes"]
 
 
 def test_panoptic_beside_instances(pets):
@@ -574,12 +572,6 @@ def test_image_size(tmp_path, name):
 )  # fmt: skip
 def test_split_of(name, split):
     assert split_of(name) == split
-
-
-def test_flips():
-    assert flips([]) == []
-    names = ["nose", "leftEye", "rightEye", "hand_l", "hand_r", "l_ear", "r_ear", "left_foot"]
-    assert flips(names) == [["leftEye", "rightEye"], ["hand_l", "hand_r"], ["l_ear", "r_ear"]]
 
 
 def test_truncated_images_have_no_size(tmp_path):

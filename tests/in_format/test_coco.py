@@ -16,7 +16,7 @@ from my_detector.data.dataset_mapper import Mapper
 
 NAMES = ["nose", "left_eye", "right_eye", "tail"]
 CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat", "keypoints": NAMES}]
-CATEGORIES[1]["skeleton"] = [[1, 2], [1, 3]]
+CATEGORIES[1]["skeleton"] = [[1, 2], [1, 3], [0, 1], [4, 5]]  # COCO counts from 1
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -46,6 +46,10 @@ def test_keypoints_have_names_flips_and_skeleton(tmp_path):
     assert rules == [("nose", "left_eye"), ("nose", "right_eye")]
     MetadataCatalog.get("with_keypoints").set(**found)
     assert list(create_keypoint_hflip_indices(["with_keypoints"])) == [0, 2, 1, 3]
+    for one, other in (("leftEye", "rightEye"), ("hand_l", "hand_r"), ("l_ear", "r_ear")):
+        categories = [{"id": 1, "name": "cat", "keypoints": ["tail", other, one]}]
+        (tmp_path / "a.json").write_text(json.dumps({"categories": categories}))
+        assert keypoint_metadata(tmp_path / "a.json")["keypoint_flip_map"] == [(one, other)]
     (tmp_path / "a.json").write_text(json.dumps({"categories": CATEGORIES[:1]}))
     assert keypoint_metadata(tmp_path / "a.json") == {}
 

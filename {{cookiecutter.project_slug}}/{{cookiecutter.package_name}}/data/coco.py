@@ -7,6 +7,9 @@ from pathlib import Path
 
 from detectron2.utils.colormap import colormap
 
+# Of the names of keypoints: what becomes of one side in the mirror.
+SIDES = [("left", "right"), ("Left", "Right"), ("^l_", "r_"), ("_l$", "_r")]
+
 
 def read_categories(json_file: Path) -> list[dict]:
     """The `categories` of a file, sorted by id, without reading the rest of it.
@@ -35,26 +38,26 @@ def keypoint_metadata(json_file: Path) -> dict:
 
     Returns:
         `keypoint_names`; `keypoint_flip_map`, the pairs whose names differ in left and right, which
-        mirroring swaps; `keypoint_connection_rules`, the skeleton as (name, name, color).
+        mirroring swaps; `keypoint_connection_rules`, the skeleton as (name, name, color), without
+        lines to keypoints that there are not.
     """
     with_keypoints = [c for c in read_categories(json_file) if c.get("keypoints")]
     if not with_keypoints:
         return {}
     names = with_keypoints[0]["keypoints"]
-    mirrored = {name: re.sub("left|Left", _opposite, name) for name in names}
     colors = colormap(rgb=True).astype(int).tolist()
     skeleton = with_keypoints[0].get("skeleton") or []  # pairs of numbers that start at 1
     return {
         "keypoint_names": names,
         "keypoint_flip_map": [
-            (left, right) for left, right in mirrored.items() if left != right and right in names
+            (name, mirrored)
+            for name in names
+            for mirrored in {re.sub(*side, name) for side in SIDES}
+            if mirrored != name and mirrored in names
         ],
         "keypoint_connection_rules": [
             (names[a - 1], names[b - 1], tuple(colors[i % len(colors)]))
             for i, (a, b) in enumerate(skeleton)
+            if 1 <= min(a, b) and max(a, b) <= len(names)
         ],
     }
-
-
-def _opposite(left):
-    return {"left": "right", "Left": "Right"}[left[0]]
