@@ -47,7 +47,8 @@ FILES = """
     my_detector/engine/evaluation.py
     my_detector/engine/panoptic_evaluation.py
     my_detector/engine/run.py
-    my_detector/engine/stop_file.py
+    my_detector/engine/run_folder.py
+    my_detector/engine/stop_request.py
     my_detector/engine/validation_pass.py
     my_detector/engine/visualize.py
     my_detector/engine/writers.py
