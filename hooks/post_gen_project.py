@@ -107,9 +107,8 @@ def read_found():
         can_have = FORMATS[found["format"]][0]
         found["tasks"] = [task for task in found["tasks"] if task in can_have]
         return found
-    format, name = ANSWERS["dataset_format"], "my_dataset"
-    if format == "auto":
-        format = name = "shapes"
+    format = ANSWERS["data"].removesuffix(":")  # shapes, custom, or that of data that come later
+    name = format if format == "shapes" else "my_dataset"
     return {"format": format, "name": name, "tasks": FORMATS[format][0]}
 
 

@@ -133,7 +133,7 @@ def test_names_that_the_project_uses_itself_are_refused(render, tmp_path):
     "argument, told",
     [
         ("project-name=Foo", "project_name"),
-        ("data_format=coco", "dataset_format"),
+        ("dataset_format=coco", "data"),
         ("licence=MIT", "license"),
         ("_output_dir=/elsewhere", "project_name"),
     ],
@@ -245,7 +245,7 @@ def test_a_refusal_leaves_an_existing_project_alone(cli, bad):
 
 @pytest.mark.parametrize("license", ["none", "BSD-3-Clause"])
 def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, license):
-    new = {"dataset_format": "voc", "license": license}
+    new = {"data": "voc:", "license": license}
     mine = render(output_dir=tmp_path, license="MIT") / "configs/mine.bin"
     mine.write_bytes(b"\xff\x00")  # is no text
     overwritten = fingerprint(render(output_dir=tmp_path, **new))
@@ -253,8 +253,9 @@ def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, l
     assert overwritten == fingerprint(render(**new))
 
 
-def test_running_the_post_generation_hook_again_changes_nothing(render):
-    answers = {"dataset_format": "voc", "license": "MIT"}
+@pytest.mark.parametrize("data", ["shapes", "voc:", "custom"])
+def test_running_the_post_generation_hook_again_changes_nothing(render, data):
+    answers = {"data": data, "license": "MIT"}
     project = render(**answers)
     before = fingerprint(project)
     context = {"cookiecutter": ANSWERS | answers}
