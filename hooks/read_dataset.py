@@ -1127,7 +1127,7 @@ def read(data: str, format: str, folders: Sequence[Path]) -> dict[str, Any]:
     """
     if format not in ("auto", *FORMATS):
         raise Unusable(f"format {format!a} is none of auto, {', '.join(FORMATS)}")
-    if data.startswith("cityscapes_"):
+    if data.startswith("cityscapes_") and not any(map(os.path.exists, possible(data, folders))):
         raise Unusable(
             f"{data!a}: detectron2's own loader of Cityscapes does not work outside of Meta at the"
             " commit used here; type the path of the folder with leftImg8bit/ and gtFine/ instead"

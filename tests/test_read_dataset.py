@@ -384,6 +384,11 @@ def test_cityscapes(pets):
     assert found["size"] == {"short": 48, "long": 64, "object": 20.0}
 
 
+def test_a_folder_may_be_called_like_the_data_sets_of_cityscapes(tmp_path):
+    root = city_root(tmp_path / "cityscapes_small")
+    assert read("cityscapes_small", "auto", [tmp_path])["root"] == str(root)
+
+
 def test_built_in_names(pets):
     (pets / "coco_2017").mkdir(parents=True)
     found = read("coco_2017_train", "auto", [pets])
