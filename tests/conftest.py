@@ -21,6 +21,7 @@ ANSWERS = {
     "author": "Ada",
     "trainer": "plain",
     "data": "shapes",
+    "cluster": "none",
     "license": "MIT",
     "_repo_dir": str(TEMPLATE),
     "__script": "plain_train_net.py",  # derived from the others

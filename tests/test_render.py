@@ -89,9 +89,19 @@ DATA = {
     "cityscapes:": (BOXES | MASKS | SEMANTIC, ["cityscapes", "label_maps"]),
     "custom": (BOXES | MASKS | KEYPOINTS, []),
 }
-# Every trainer with every format, and each of them with every licence.
+CLUSTER = {
+    "none": set(),
+    "slurm": {"slurm/train.sbatch", "slurm/evaluate.sbatch"},
+    "kubernetes": {"k8s/volume.yaml", "k8s/train.yaml", "k8s/evaluate.yaml"},
+}
+# Every trainer with every format, and each of them with every cluster and every licence.
 COMBINATIONS = [
-    {"trainer": trainer, "data": data, "license": CHOICES["license"][(i + j) % 4]}
+    {
+        "trainer": trainer,
+        "data": data,
+        "cluster": CHOICES["cluster"][(i + j) % 3],
+        "license": CHOICES["license"][(i + j) % 4],
+    }
     for i, trainer in enumerate(CHOICES["trainer"])
     for j, data in enumerate(DATA)
 ]
@@ -146,6 +156,13 @@ def test_every_format_is_rendered():
     assert DATA.keys() == {"shapes", "custom", *(f"{format}:" for format in READERS)}
 
 
+@pytest.mark.parametrize("question", ["data", "cluster", "license"])
+def test_every_trainer_is_rendered_with_every_answer(question):
+    rendered = {(answers["trainer"], answers[question]) for answers in COMBINATIONS}
+    choices = CHOICES.get(question, DATA)
+    assert rendered == {(trainer, choice) for trainer in TRAINER for choice in choices}
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     command = "pip install uv && uv run pytest\n"
     assert f"```sh\n{command}```" in (TEMPLATE / "README.md").read_text(encoding="utf-8")
@@ -155,7 +172,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 def test_files(project, answers):
     suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
     configs, modules = DATA[answers["data"]]
-    expected = {*FILES.split(), *TRAINER[answers["trainer"]]}
+    expected = {*FILES.split(), *TRAINER[answers["trainer"]], *CLUSTER[answers["cluster"]]}
     tiny = {"tiny"} if answers["data"] != "shapes" and configs & BOXES else set()
     expected |= {f"configs/{config}.{suffix}" for config in {"base", "smoke", *tiny, *configs}}
     expected |= {f"my_detector/data/{module}.py" for module in modules}
