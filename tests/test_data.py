@@ -193,6 +193,15 @@ def test_the_format_can_be_named(render, tmp_path, prefix, format):
     assert (project / "my_detector/data/coco.py").exists() == (format == "coco")
 
 
+@pytest.mark.parametrize(
+    "data, name", [("shapes", "shapes"), ("yolo:", "my_dataset"), ("custom", "my_dataset")]
+)
+def test_data_that_come_later_have_a_name(render, data, name):
+    project = render(data=data)
+    base = (project / "configs/base.yaml").read_text(encoding="utf-8")
+    assert f'TRAIN: ("{name}_train",)\n  TEST: ("{name}_val",)\n' in base
+
+
 def truncated(root):
     write(root / "labels.json", json.dumps(coco(["a.jpg"]))[:-20])
 
