@@ -101,7 +101,7 @@ class Pruner:
         for path in folder.path.glob("model_*.pth"):
             if match := re.fullmatch(r"model_(\d+)\.pth", path.name):
                 files.setdefault(path.name, int(match[1]))
-        kept = set(sorted(files.values())[-self.to_keep :])
+        kept = set(sorted(set(files.values()))[-self.to_keep :])
         kept |= set() if self.in_loop else published.keys() - results.keys()
         kept |= {i for i, attempts in folder.attempts().items() if self._is_held(attempts[-1])}
         with contextlib.suppress(ValueError):  # the evaluators say what is wrong with the metric
