@@ -67,6 +67,11 @@ VARIANTS = {
         "lazyconfig": same("lazyconfig_train_net.py") | HOOKS | PYTHON,
         "lightning": same("lightning_train_net.py") | LIGHTNING | YAML,
     },
+    "cluster": {
+        "none": {},
+        "slurm": same("slurm/train.sbatch", "slurm/evaluate.sbatch"),
+        "kubernetes": same("k8s/volume.yaml", "k8s/train.yaml", "k8s/evaluate.yaml"),
+    },
     "license": {
         "Apache-2.0": {"LICENSE_Apache-2.0": "LICENSE"},
         "MIT": {"LICENSE_MIT": "LICENSE"},
@@ -89,13 +94,19 @@ SPLITS = {
 
 
 def choose(variants, chosen):
-    """Renames the chosen variants to their final names and removes the others."""
+    """Renames the chosen variants to their final names and removes the others.
+
+    A folder that is empty then is removed, too.
+    """
     for variant, final in chosen.items():
         if Path(variant).exists():  # or an earlier run has renamed it
             Path(variant).replace(final)
     for variant, final in [names for files in variants for names in files.items()]:
         for name in {variant, final} - set(chosen.values()):
             Path(name).unlink(missing_ok=True)
+        folder = Path(variant).parent
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def read_found():
@@ -107,9 +118,8 @@ def read_found():
         can_have = FORMATS[found["format"]][0]
         found["tasks"] = [task for task in found["tasks"] if task in can_have]
         return found
-    format, name = ANSWERS["dataset_format"], "my_dataset"
-    if format == "auto":
-        format = name = "shapes"
+    format = ANSWERS["data"].removesuffix(":")  # shapes, custom, or that of data that come later
+    name = format if format == "shapes" else "my_dataset"
     return {"format": format, "name": name, "tasks": FORMATS[format][0]}
 
 

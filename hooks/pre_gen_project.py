@@ -118,8 +118,6 @@ def reader() -> Path | None:
 
 def read_data():
     """Finds out what the data set is, for post_gen_project.py; says why it cannot be used."""
-    if ANSWERS["dataset_format"] == "custom":
-        return [f"data {ANSWERS['data']!a}: dataset_format=custom reads no files; type 'shapes'"]
     folder = reader()
     if folder is None:
         return [f"data {ANSWERS['data']!a}: cannot be read here; run cookiecutter from a clone"]
@@ -129,7 +127,10 @@ def read_data():
 
     folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output
     try:
-        found = read_dataset.read(ANSWERS["data"], ANSWERS["dataset_format"], folders)
+        format, path = read_dataset.parse(ANSWERS["data"], folders)
+        if not path:
+            return []
+        found = read_dataset.read(path, format, folders)
     except read_dataset.Unusable as error:
         reason = str(error).removesuffix(".")
         return [f"data {ANSWERS['data']!a}: {reason}; without data of your own, type 'shapes'"]
@@ -148,7 +149,7 @@ for question in FORMATS:
     if reason := why_not(question, answer):
         better = suggestion(question, answer)
         problems.append(f"{question} {answer!a} {reason}; type for example {better!r}")
-if not problems and ANSWERS["data"] != "shapes":
+if not problems and ANSWERS["data"] not in ("shapes", "custom"):
     problems = read_data()
 if problems:
     sys.exit("\n".join(["No project was generated:", *problems]))

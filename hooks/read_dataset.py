@@ -1,8 +1,9 @@
 """Finds out what a data set consists of: its format, splits, classes and sizes. Writes nothing.
 
-`read` takes what was typed at the prompt `data`: a path, or the name of a built-in data set. Each
-format has two functions in READERS. `find_*` looks for its files by name and by a glance at their
-contents; `read_*` reads one split. What is the same for all formats is done once, by `read`.
+`parse` takes what was typed at the prompt `data`, `read` what comes of it: a path, or the name of a
+built-in data set, and a format. Each format has two functions in READERS. `find_*` looks for its
+files by name and by a glance at their contents; `read_*` reads one split. What is the same for all
+formats is done once, by `read`.
 """
 
 import difflib
@@ -862,11 +863,42 @@ READERS: dict[str, tuple[Callable[..., Candidates], Callable[..., Split]]] = {  
 }
 
 
+def possible(data: str, folders: Sequence[Path]) -> list[str]:
+    """The absolute paths that may be meant: it may be relative to one of the folders."""
+    return [os.path.abspath(Path(folder, os.path.expanduser(data))) for folder in folders or ["."]]
+
+
+def parse(data: str, folders: Sequence[Path]) -> tuple[str, str]:
+    """The format, which is "auto" if none is named, and the path or name in what was typed.
+
+    The path is "" if the format stands alone, as in `voc:`, because its data come later. What has
+    a colon is a path if it is there, or begins with a drive of Windows.
+    """
+    format, colon, path = data.partition(":")
+    if colon and format in READERS:
+        return format, path
+    if any(map(os.path.exists, possible(data, folders))):
+        return "auto", data
+    if (bare := data.lower()) in READERS:
+        raise Unusable(
+            f"this is a format, and no path that is there; type '{bare}:path/to/it', or '{bare}:'"
+            " for data that come later"
+        )
+    if not colon or not re.fullmatch(r"[\w. -]{2,}", format):
+        return "auto", data
+    if format in ("custom", "shapes"):
+        raise Unusable(f"{format} reads no files; type {format!r} alone")
+    near = difflib.get_close_matches(format.lower(), READERS, n=1)
+    better = f"{near[0]}:{path}" if near else "FORMAT:path/to/it"
+    raise Unusable(
+        f"{format!a} is none of the formats {', '.join(READERS)}, and {data!a} is not there; type"
+        f" {better!a}"
+    )
+
+
 def locate(data: str, folders: Sequence[Path]) -> Path:
-    """The absolute path that was typed: it may be relative to one of the folders."""
-    places = [
-        os.path.abspath(Path(folder, os.path.expanduser(data))) for folder in folders or ["."]
-    ]
+    """The absolute path that was typed."""
+    places = possible(data, folders)
     for place in places:
         if os.path.exists(place):
             return Path(place)
@@ -916,8 +948,8 @@ def find(path: Path, format: str) -> tuple[str, Candidates, list[str]]:
         format = min(found, key=lambda name: not {"train", "trainval", ""} & set(found[name]))
         if others := [name for name in found if name != format]:
             notes[format].append(
-                f"Read as {format}; the files are also {' and '.join(others)}: type format=... to"
-                " have them read so."
+                f"Read as {format}; the files are also {' and '.join(others)}: type"
+                f" data={others[0]}:... to have them read so."
             )
     elif format not in found:
         raise Unusable(
@@ -1095,7 +1127,7 @@ def read(data: str, format: str, folders: Sequence[Path]) -> dict[str, Any]:
     """
     if format not in ("auto", *FORMATS):
         raise Unusable(f"format {format!a} is none of auto, {', '.join(FORMATS)}")
-    if data.startswith("cityscapes_"):
+    if data.startswith("cityscapes_") and not any(map(os.path.exists, possible(data, folders))):
         raise Unusable(
             f"{data!a}: detectron2's own loader of Cityscapes does not work outside of Meta at the"
             " commit used here; type the path of the folder with leftImg8bit/ and gtFine/ instead"
@@ -1103,7 +1135,12 @@ def read(data: str, format: str, folders: Sequence[Path]) -> dict[str, Any]:
     is_builtin = data in BUILTIN_NAMES
     if is_builtin and format in ("auto", "builtin"):
         return read_builtin(BUILTIN_NAMES[data])
-    if is_builtin or format == "builtin" or not data.strip():
+    if is_builtin:
+        raise Unusable(
+            f"{data!a} is a data set of detectron2, whose format is known; type {data!r} alone, or"
+            f" '{format}:./{data}' for a folder of that name"
+        )
+    if format == "builtin" or not data.strip():
         raise Unusable(f"{data!a} is not {format}: {NEEDS['builtin']}")
     contents.cache_clear()
     was_enabled = gc.isenabled()

@@ -21,7 +21,7 @@ ANSWERS = {
     "author": "Ada",
     "trainer": "plain",
     "data": "shapes",
-    "dataset_format": "auto",
+    "cluster": "none",
     "license": "MIT",
     "_repo_dir": str(TEMPLATE),
     "__script": "plain_train_net.py",  # derived from the others

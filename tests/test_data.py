@@ -171,7 +171,7 @@ def test_image_size_follows_from_the_data(render, tmp_path, size, box, sizes, lo
     }
 
 
-@pytest.mark.parametrize("data", ["cells", "./cells", "cells/Annotations/../"])
+@pytest.mark.parametrize("data", ["cells", "./cells", "cells/Annotations/../", "voc:cells"])
 def test_paths_are_relative_to_where_it_is_run(cli, data, monkeypatch):
     voc_root(cli.folder / "cells")
     monkeypatch.setenv("PWD", str(cli.folder))
@@ -179,6 +179,27 @@ def test_paths_are_relative_to_where_it_is_run(cli, data, monkeypatch):
     assert run.returncode == 0, run.stderr
     code = cli.folder / "elsewhere/my-detector/my_detector/data/dataset.py"
     assert f'ELSEWHERE = "{cli.folder / "cells"}"\n' in code.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("prefix, format", [("", "coco"), ("voc:", "voc")])
+def test_the_format_can_be_named(render, tmp_path, prefix, format):
+    """It is needed where the files are of several formats."""
+    root = voc_root(json_alone(tmp_path / "cells"))
+    project = render(data=f"{prefix}{root}")
+    code = (project / "my_detector/data/dataset.py").read_text(encoding="utf-8")
+    assert f'ELSEWHERE = "{root}"\n' in code
+    assert ('("ImageSets/Main/train.txt", "Annotations", "JPEGImages")' in code) == bool(prefix)
+    assert (project / "my_detector/data/voc.py").exists() == (format == "voc")
+    assert (project / "my_detector/data/coco.py").exists() == (format == "coco")
+
+
+@pytest.mark.parametrize(
+    "data, name", [("shapes", "shapes"), ("yolo:", "my_dataset"), ("custom", "my_dataset")]
+)
+def test_data_that_come_later_have_a_name(render, data, name):
+    project = render(data=data)
+    base = (project / "configs/base.yaml").read_text(encoding="utf-8")
+    assert f'TRAIN: ("{name}_train",)\n  TEST: ("{name}_val",)\n' in base
 
 
 def truncated(root):
@@ -190,24 +211,34 @@ def without_annotations(root):
 
 
 REFUSED = [
-    # what is there, the answers, part of the message
-    (None, {}, "is not there"),
-    (truncated, {}, "labels.json"),
-    (without_annotations, {}, "annotations"),
-    (voc_root, {"dataset_format": "coco"}, "voc"),
-    (voc_root, {"dataset_format": "custom"}, "custom reads no files"),
-    (None, {"data": "coco_2018"}, "coco_2017"),
-    (None, {"data": "cityscapes_fine_instance_seg_train"}, "leftImg8bit"),
+    # what is there, the answer, part of the message
+    (None, "{here}", "is not there"),
+    (truncated, "{here}", "labels.json"),
+    (without_annotations, "{here}", "annotations"),
+    (None, "voc:{here}", "is not there"),
+    (voc_root, "coco:{here}", "is not coco, which needs a JSON file with"),
+    (voc_root, "custom:{here}", "custom reads no files; type 'custom' alone"),
+    (voc_root, "shapes:{here}", "shapes reads no files; type 'shapes' alone"),
+    (voc_root, "builtin:{here}", "'builtin' is none of the formats"),
+    (voc_root, "vok:{here}", "type 'voc:{here}'"),
+    (None, "yollo:cells", "'yollo' is none of the formats"),
+    (None, "yollo:cells", "type 'yolo:cells'"),
+    (None, "coco", "type 'coco:path/to/it', or 'coco:' for data that come later"),
+    (None, "coco:coco_2017", "type 'coco_2017' alone, or 'coco:./coco_2017'"),
+    (None, "coco_2018", "coco_2017"),
+    (None, "cityscapes_fine_instance_seg_train", "leftImg8bit"),
 ]
 
 
-@pytest.mark.parametrize("make, answers, told", REFUSED)
-def test_data_that_cannot_be_used_is_refused(refusal, tmp_path, make, answers, told):
+@pytest.mark.parametrize("make, data, told", REFUSED)
+def test_data_that_cannot_be_used_is_refused(refusal, tmp_path, make, data, told):
+    here = str(tmp_path / "here")
     if make:
         make(tmp_path / "here")
-    messages = refusal(**{"data": str(tmp_path / "here")} | answers)
-    (message,) = re.findall("(?m)^data .*", messages)
-    assert told in message
+    data = data.format(here=here)
+    (message,) = re.findall("(?m)^data .*", refusal(data=data))
+    assert message.startswith(f"data {data!r}: ") and told.format(here=here) in message
+    assert message.endswith("; without data of your own, type 'shapes'")
 
 
 def test_a_refusal_of_data_leaves_an_existing_project_alone(cli):
@@ -221,7 +252,7 @@ def test_a_refusal_of_data_leaves_an_existing_project_alone(cli):
 def test_overwriting_a_project_with_other_data(render, tmp_path):
     """As with `cookiecutter -f`: nothing of the earlier answer is left."""
     data = str(voc_root(tmp_path / "cells"))
-    render(output_dir=tmp_path / "same", dataset_format="lvis")
+    render(output_dir=tmp_path / "same", data="lvis:")
     project = render(output_dir=tmp_path / "same", data=data)
     assert fingerprint(project) == fingerprint(render(data=data))
 

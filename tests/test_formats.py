@@ -207,7 +207,7 @@ def test_boxes_that_cannot_be_used_are_reported(project, make_project, tmp_path)
 
 
 def test_voc_project_says_which_folder_is_missing(make_project):
-    voc = make_project(dataset_format="voc")
+    voc = make_project(data="voc:")
     boxes_only(voc, "my_dataset")
     output = voc.train(*BOXES_ONLY, status=1)
     assert re.search(
@@ -216,7 +216,7 @@ def test_voc_project_says_which_folder_is_missing(make_project):
 
 
 def test_custom_project_trains_at_once(make_project):
-    custom = make_project(dataset_format="custom")
+    custom = make_project(data="custom")
     boxes_only(custom, "my_dataset")
     custom.train(*BOXES_ONLY)
     metrics = custom.metrics("output/boxes")[2]

@@ -113,9 +113,10 @@ def is_accepted(folder: Path, **answers: str) -> bool:
     return True
 
 
-def test_names_that_the_project_uses_itself_are_refused(render, tmp_path):
+@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
+def test_names_that_the_project_uses_itself_are_refused(render, tmp_path, cluster):
     """A package called like a dependency, or like a folder next to it, would shadow it."""
-    project = render()
+    project = render(cluster=cluster)
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     requirements = metadata["project"]["dependencies"] + metadata["dependency-groups"]["dev"]
     for package in metadata["tool"]["uv"]["dependency-metadata"]:
@@ -133,7 +134,7 @@ def test_names_that_the_project_uses_itself_are_refused(render, tmp_path):
     "argument, told",
     [
         ("project-name=Foo", "project_name"),
-        ("data_format=coco", "dataset_format"),
+        ("dataset_format=coco", "data"),
         ("licence=MIT", "license"),
         ("_output_dir=/elsewhere", "project_name"),
     ],
@@ -243,18 +244,30 @@ def test_a_refusal_leaves_an_existing_project_alone(cli, bad):
     assert fingerprint(project) == before
 
 
-@pytest.mark.parametrize("license", ["none", "BSD-3-Clause"])
-def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, license):
-    new = {"dataset_format": "voc", "license": license}
-    mine = render(output_dir=tmp_path, license="MIT") / "configs/mine.bin"
+@pytest.mark.parametrize("license, cluster", [("none", "none"), ("BSD-3-Clause", "kubernetes")])
+def test_overwriting_with_other_answers_equals_a_new_project(render, tmp_path, license, cluster):
+    new = {"data": "voc:", "license": license, "cluster": cluster}
+    project = render(output_dir=tmp_path, license="MIT", cluster="slurm")
+    mine = project / "configs/mine.bin"
     mine.write_bytes(b"\xff\x00")  # is no text
     overwritten = fingerprint(render(output_dir=tmp_path, **new))
     del overwritten["configs/mine.bin"]
     assert overwritten == fingerprint(render(**new))
+    assert not (project / "slurm").exists()
 
 
-def test_running_the_post_generation_hook_again_changes_nothing(render):
-    answers = {"dataset_format": "voc", "license": "MIT"}
+def test_overwriting_keeps_the_users_files_for_a_cluster(render, tmp_path):
+    mine = render(output_dir=tmp_path, cluster="slurm") / "slurm/mine.sbatch"
+    mine.write_text("mine\n")
+    render(output_dir=tmp_path)
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize(
+    "data, cluster", [("shapes", "none"), ("voc:", "slurm"), ("custom", "kubernetes")]
+)
+def test_running_the_post_generation_hook_again_changes_nothing(render, data, cluster):
+    answers = {"data": data, "license": "MIT", "cluster": cluster}
     project = render(**answers)
     before = fingerprint(project)
     context = {"cookiecutter": ANSWERS | answers}

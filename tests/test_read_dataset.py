@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from read_dataset import BUILTIN, FORMATS, Unusable, image_size, label_values, read, split_of
+from read_dataset import (
+    BUILTIN,
+    FORMATS,
+    READERS,
+    Unusable,
+    image_size,
+    label_values,
+    parse,
+    read,
+    split_of,
+)
 
 HELD_OUT = "There is one set of annotations: a share will be held out for validation."
 
@@ -203,7 +213,8 @@ def test_panoptic_beside_instances(pets):
         write(pets / f"annotations/panoptic_{split}.json", text)
         images(pets / f"panoptic_{split}", f"{name}.png")
     notes = auto(pets)["notes"]
-    assert any(note.startswith("Read as coco; the files are also coco_panoptic") for note in notes)
+    note = "Read as coco; the files are also coco_panoptic: type data=coco_panoptic:..."
+    assert f"{note} to have them read so." in notes
     for path, format in [
         (pets, "coco_panoptic"),
         (pets / "annotations/panoptic_train2017.json", "auto"),
@@ -373,6 +384,11 @@ def test_cityscapes(pets):
     assert found["size"] == {"short": 48, "long": 64, "object": 20.0}
 
 
+def test_a_folder_may_be_called_like_the_data_sets_of_cityscapes(tmp_path):
+    root = city_root(tmp_path / "cityscapes_small")
+    assert read("cityscapes_small", "auto", [tmp_path])["root"] == str(root)
+
+
 def test_built_in_names(pets):
     (pets / "coco_2017").mkdir(parents=True)
     found = read("coco_2017_train", "auto", [pets])
@@ -386,6 +402,8 @@ def test_built_in_names(pets):
     for name in BUILTIN:
         assert read(name, "builtin", [])["name"] == name
     assert read("voc_2007", "auto", [])["splits"]["val"]["name"] == "voc_2007_test"
+    with pytest.raises(Unusable, match=r"'coco_2017' is a data set .* or 'coco:./coco_2017' for"):
+        read("coco_2017", "coco", [pets])
     with pytest.raises(Unusable, match="coco_2017' has 0 images, but no annotations were found"):
         read("./coco_2017", "auto", [pets])
 
@@ -498,6 +516,52 @@ def test_refused_names(tmp_path, data, message):
     (tmp_path / "sub/pets").mkdir(parents=True)
     with pytest.raises(Unusable, match=message) as refusal:
         read(data, "auto", [tmp_path])
+    assert str(refusal.value).isascii()
+
+
+@pytest.mark.parametrize(
+    "data, format, path",
+    [
+        *[(f"{format}:", format, "") for format in READERS],
+        ("yolo:pets", "yolo", "pets"),
+        ("yolo:C:\\pets", "yolo", "C:\\pets"),
+        ("voc:~/my pets", "voc", "~/my pets"),
+        ("voc:coco", "voc", "coco"),
+        ("pets", "auto", "pets"),
+        ("C:\\pets", "auto", "C:\\pets"),
+        ("d:pets", "auto", "d:pets"),
+        ("dogs/at 10:30", "auto", "dogs/at 10:30"),
+        ("~/coco", "auto", "~/coco"),
+        ("coco_2017", "auto", "coco_2017"),
+        ("", "auto", ""),
+        ("semantic", "auto", "semantic"),  # is there
+        ("pets:2024", "auto", "pets:2024"),  # too
+    ],
+)
+def test_what_was_typed_has_a_format_and_a_path(tmp_path, data, format, path):
+    (tmp_path / "semantic").mkdir()
+    (tmp_path / "pets:2024").mkdir()
+    assert parse(data, [tmp_path / "elsewhere", tmp_path]) == (format, path)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("coco", "type 'coco:path/to/it', or 'coco:' for data that come later"),
+        ("YOLO", "type 'yolo:path/to/it', or 'yolo:' for"),
+        ("yollo:pets", "'yollo' is none of the formats .*voc.*'yollo:pets' is not .* 'yolo:pets'"),
+        ("COCO:pets", "'COCO' is none of the formats .* type 'coco:pets'"),
+        ("panoptic:", "'panoptic' is none of the formats .* type 'coco_panoptic:'"),
+        ("builtin:coco_2017", "'builtin' is none of the formats .* type 'FORMAT:path/to/it'"),
+        ("https://a.b/c.zip", "'https' is none of the formats .* type 'FORMAT:path/to/it'"),
+        ("\u00fcber:pets", r"'\\xfcber' is none of the formats"),
+        ("custom:pets", "custom reads no files; type 'custom' alone"),
+        ("shapes:", "shapes reads no files; type 'shapes' alone"),
+    ],
+)
+def test_refused_formats(tmp_path, data, message):
+    with pytest.raises(Unusable, match=message) as refusal:
+        parse(data, [tmp_path])
     assert str(refusal.value).isascii()
 
 

@@ -11,17 +11,12 @@ import pytest
 import yaml
 from conftest import ANSWERS, TEMPLATE
 
+from read_dataset import READERS
+
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 CHOICES = {
     question: choices for question, choices in QUESTIONS.items() if isinstance(choices, list)
 }
-# Every trainer with every format, and each of them with every licence.
-COMBINATIONS = [
-    {"trainer": trainer, "dataset_format": format, "license": CHOICES["license"][(i + j) % 4]}
-    for i, trainer in enumerate(CHOICES["trainer"])
-    for j, format in enumerate(CHOICES["dataset_format"])
-]
-
 FILES = """
     .github/workflows/tests.yml
     .gitignore
@@ -47,7 +42,8 @@ FILES = """
     my_detector/engine/evaluation.py
     my_detector/engine/panoptic_evaluation.py
     my_detector/engine/run.py
-    my_detector/engine/stop_file.py
+    my_detector/engine/run_folder.py
+    my_detector/engine/stop_request.py
     my_detector/engine/validation_pass.py
     my_detector/engine/visualize.py
     my_detector/engine/writers.py
@@ -82,18 +78,34 @@ KEYPOINTS, PANOPTIC, SEMANTIC = (
     {"panoptic_fpn_R_50"},
     {"semantic_R_50_FPN"},
 )
-# format: configs that its data can train, modules that it needs
-FORMATS = {
-    "auto": (BOXES | MASKS | KEYPOINTS | PANOPTIC | SEMANTIC, []),
-    "coco": (BOXES | MASKS | KEYPOINTS, ["coco"]),
-    "coco_panoptic": (BOXES | MASKS | PANOPTIC | SEMANTIC, ["coco", "label_maps", "panoptic"]),
-    "semantic": (SEMANTIC, []),
-    "voc": (BOXES, ["voc"]),
-    "yolo": (BOXES | MASKS, ["yolo"]),
-    "lvis": (BOXES | MASKS, ["coco"]),
-    "cityscapes": (BOXES | MASKS | SEMANTIC, ["cityscapes", "label_maps"]),
+# data: configs that they can train, modules that they need
+DATA = {
+    "shapes": (BOXES | MASKS | KEYPOINTS | PANOPTIC | SEMANTIC, []),
+    "coco:": (BOXES | MASKS | KEYPOINTS, ["coco"]),
+    "coco_panoptic:": (BOXES | MASKS | PANOPTIC | SEMANTIC, ["coco", "label_maps", "panoptic"]),
+    "semantic:": (SEMANTIC, []),
+    "voc:": (BOXES, ["voc"]),
+    "yolo:": (BOXES | MASKS, ["yolo"]),
+    "lvis:": (BOXES | MASKS, ["coco"]),
+    "cityscapes:": (BOXES | MASKS | SEMANTIC, ["cityscapes", "label_maps"]),
     "custom": (BOXES | MASKS | KEYPOINTS, []),
 }
+CLUSTER = {
+    "none": set(),
+    "slurm": {"slurm/train.sbatch", "slurm/evaluate.sbatch"},
+    "kubernetes": {"k8s/volume.yaml", "k8s/train.yaml", "k8s/evaluate.yaml"},
+}
+# Every trainer with every format, and each of them with every cluster and every licence.
+COMBINATIONS = [
+    {
+        "trainer": trainer,
+        "data": data,
+        "cluster": CHOICES["cluster"][(i + j) % 3],
+        "license": CHOICES["license"][(i + j) % 4],
+    }
+    for i, trainer in enumerate(CHOICES["trainer"])
+    for j, data in enumerate(DATA)
+]
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda answers: "-".join(answers.values()))
@@ -141,6 +153,17 @@ def test_at_most_eight_questions():
     assert len([question for question in QUESTIONS if not question.startswith("_")]) <= 8
 
 
+def test_every_format_is_rendered():
+    assert DATA.keys() == {"shapes", "custom", *(f"{format}:" for format in READERS)}
+
+
+@pytest.mark.parametrize("question", ["data", "cluster", "license"])
+def test_every_trainer_is_rendered_with_every_answer(question):
+    rendered = {(answers["trainer"], answers[question]) for answers in COMBINATIONS}
+    choices = CHOICES.get(question, DATA)
+    assert rendered == {(trainer, choice) for trainer in TRAINER for choice in choices}
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     command = "pip install uv && uv run pytest\n"
     assert f"```sh\n{command}```" in (TEMPLATE / "README.md").read_text(encoding="utf-8")
@@ -149,9 +172,9 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_files(project, answers):
     suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
-    configs, modules = FORMATS[answers["dataset_format"]]
-    expected = {*FILES.split(), *TRAINER[answers["trainer"]]}
-    tiny = {"tiny"} if answers["dataset_format"] != "auto" and configs & BOXES else set()
+    configs, modules = DATA[answers["data"]]
+    expected = {*FILES.split(), *TRAINER[answers["trainer"]], *CLUSTER[answers["cluster"]]}
+    tiny = {"tiny"} if answers["data"] != "shapes" and configs & BOXES else set()
     expected |= {f"configs/{config}.{suffix}" for config in {"base", "smoke", *tiny, *configs}}
     expected |= {f"my_detector/data/{module}.py" for module in modules}
     expected -= {"LICENSE"} if answers["license"] == "none" else set()
@@ -206,13 +229,13 @@ def test_license(project, answers):
 
 
 @pytest.mark.parametrize("trainer", CHOICES["trainer"])
-@pytest.mark.parametrize("dataset_format", CHOICES["dataset_format"])
+@pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("length", [1, 40])
-def test_no_name_upsets_the_linter(render, dataset_format, length, trainer):
+def test_no_name_upsets_the_linter(render, data, length, trainer):
     """Names move imports around, and lines over the limit."""
     name = length * "z"
     names = {"project_slug": name, "package_name": name}
-    project = render(trainer=trainer, dataset_format=dataset_format, **names)
+    project = render(trainer=trainer, data=data, **names)
     ruff(project, "check")
     ruff(project, "format", "--diff")
 

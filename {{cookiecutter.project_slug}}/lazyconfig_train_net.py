@@ -22,7 +22,7 @@ from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
+from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
 from {{ cookiecutter.package_name }}.engine.hooks import (
@@ -30,8 +30,8 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     LogProgress,
     SaveBest,
     SavePeriodically,
-    StopByFile,
     StopEarly,
+    StopOnRequest,
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
@@ -54,7 +54,7 @@ logger = logging.getLogger("detectron2")
 def do_train(cfg, model, resume, end):
     """Trains for `train.max_iter` iterations, or until early stopping, which `end` then says.
 
-    Returns the metrics of the evaluation at the end.
+    Returns the metrics of the evaluation at the end, if there is one in the loop.
     """
     optimizer = build_optimizer(cfg, model)
     if comm.get_world_size() > 1:
@@ -62,18 +62,16 @@ def do_train(cfg, model, resume, end):
         model = create_ddp_model(model, device_ids=device_ids, **cfg.LAZY.train.ddp)
     early_stopping = EarlyStopping.from_config(cfg)
     trainer = SimpleTrainer(cfg, model, None, optimizer)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, prune=Pruner(cfg), trainer=trainer)
     trainer.register_hooks([
         IterationTimer(warmup_iter=1),
         LRScheduler(scheduler=build_lr_scheduler(cfg, optimizer)),
         LogProgress(cfg),
-        StopByFile(cfg),
+        StopOnRequest(cfg),
         Evaluate(cfg, model),
         StopEarly(cfg, early_stopping),
         SaveBest(cfg, checkpointer, early_stopping),
-        SavePeriodically(
-            checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.LAZY.train.checkpointer.max_to_keep
-        ),
+        SavePeriodically(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
         Write(cfg),
     ])  # fmt: skip
 
@@ -81,12 +79,13 @@ def do_train(cfg, model, resume, end):
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        return evaluate(cfg, model)
-    early_stopping.check(metric_names(cfg, model))
+        return evaluate(cfg, model) if cfg.TEST.EVAL_IN_LOOP else {}
+    if cfg.TEST.EVAL_IN_LOOP:
+        early_stopping.check(metric_names(cfg, model))
     trainer.data_loader = build_train_loader(cfg, start_iter)
     logger.info("Training from iteration %d to %d", start_iter, cfg.SOLVER.MAX_ITER)
     train(trainer, start_iter, cfg.SOLVER.MAX_ITER, end)
-    return trainer.metrics
+    return trainer.metrics or {}
 
 
 def main(args):

@@ -28,7 +28,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, model_state
+from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner, model_state
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import (
     Evaluation,
@@ -157,7 +157,7 @@ class Data(LightningDataModule):
         return [evaluation.loader for evaluation in evaluations]
 
 
-def build_trainer(cfg, args, callbacks=()):
+def build_trainer(cfg, args, callbacks=(), evaluates=True):
     """Lightning's Trainer with the project's callbacks, and any others."""
     wants_bar = ProgressBar.is_wanted()
     return Trainer(
@@ -166,11 +166,11 @@ def build_trainer(cfg, args, callbacks=()):
         num_nodes=args.num_machines,
         strategy=DDPStrategy(broadcast_buffers=False) if comm.get_world_size() > 1 else "auto",
         precision=precision(cfg),
-        plugins=[Processes(), CheckpointIO()],
+        plugins=[Processes(), CheckpointIO(Pruner(cfg))],
         max_epochs=-1,
         max_steps=cfg.SOLVER.MAX_ITER,
         limit_train_batches=cfg.SOLVER.MAX_ITER,
-        limit_val_batches=1.0 if cfg.DATASETS.TEST else 0,
+        limit_val_batches=1.0 if cfg.DATASETS.TEST and evaluates else 0,
         val_check_interval=cfg.TEST.EVAL_PERIOD or 10**9,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,  # metric_names does that
@@ -198,18 +198,21 @@ def train(cfg, args, module, end):
         early_stopping.load_state_dict(saved["early_stopping"])
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
+        if cfg.TEST.EVAL_IN_LOOP:
+            build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
         return
-    early_stopping.check(metric_names(cfg, module.model))
-    trainer = build_trainer(cfg, args, [
+    if cfg.TEST.EVAL_IN_LOOP:
+        early_stopping.check(metric_names(cfg, module.model))
+    callbacks = [
         Write(cfg),
         Record(cfg),
         Stop(cfg, end),
         StopEarly(cfg, early_stopping, end),
         SaveBest(cfg, checkpointer, early_stopping.metric),
-        SavePeriodically(cfg),
+        SavePeriodically(cfg, end),
         LearningRateMonitor(logging_interval="step"),
-    ])  # fmt: skip
+    ]
+    trainer = build_trainer(cfg, args, callbacks, evaluates=cfg.TEST.EVAL_IN_LOOP)
     logger.info("Training from iteration %d to %d", start_iter, cfg.SOLVER.MAX_ITER)
     trainer.fit(module, Data(cfg), ckpt_path=file if resumes else None)
 

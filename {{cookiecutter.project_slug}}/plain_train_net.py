@@ -26,9 +26,9 @@ from detectron2.utils.events import EventStorage
 
 from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
+from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
-from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
+from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, is_due, metric_names
 from {{ cookiecutter.package_name }}.engine.run import (
     diverged,
     end_marker,
@@ -37,7 +37,7 @@ from {{ cookiecutter.package_name }}.engine.run import (
     run,
     setup,
 )
-from {{ cookiecutter.package_name }}.engine.stop_file import StopFile
+from {{ cookiecutter.package_name }}.engine.stop_request import StopRequest
 from {{ cookiecutter.package_name }}.engine.writers import (
     ProgressBar,
     build_writers,
@@ -52,7 +52,7 @@ logger = logging.getLogger("detectron2")
 def train(cfg, model, resume, end):
     """Trains for `SOLVER.MAX_ITER` iterations, or until early stopping, which `end` then says.
 
-    Returns the metrics of the evaluation at the end.
+    Returns the metrics of the evaluation at the end, if there is one in the loop.
     """
     model.train()
     optimizer = build_optimizer(cfg, model)
@@ -65,6 +65,7 @@ def train(cfg, model, resume, end):
     checkpointer = Checkpointer(
         model,
         cfg.OUTPUT_DIR,
+        prune=Pruner(cfg),
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=scaler,
@@ -75,13 +76,15 @@ def train(cfg, model, resume, end):
     max_iter = cfg.SOLVER.MAX_ITER
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        return evaluate(cfg, model)
-    early_stopping.check(metric_names(cfg, model))
+        return evaluate(cfg, model) if cfg.TEST.EVAL_IN_LOOP else {}
+    if cfg.TEST.EVAL_IN_LOOP:
+        early_stopping.check(metric_names(cfg, model))
     periodic_checkpointer = PeriodicCheckpointer(
         checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
     )
 
-    stop_file = StopFile(cfg.OUTPUT_DIR)
+    stop_request = StopRequest(cfg.OUTPUT_DIR)
+    metrics = {}
     loader = build_train_loader(cfg, start_iter)
     progress_bar = ProgressBar(start_iter, max_iter)
     writers = [*build_writers(cfg, start_iter), progress_bar] if comm.is_main_process() else []
@@ -114,10 +117,11 @@ def train(cfg, model, resume, end):
             scheduler.step()
 
             done = iteration + 1
-            if stop := stop_file.reason():
-                end.update(status="stopped", reason=stop)
-            is_last = stop or done == max_iter
-            if is_last or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
+            if done < max_iter and (request := stop_request.look()):
+                end.update(request)
+            interrupted = end["status"] == "interrupted"
+            is_last = done == max_iter or end["status"] != "finished"
+            if is_due(cfg, done, is_last and not interrupted):
                 metrics = evaluate(cfg, model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
                 early_stopping.update(logged(cfg), iteration)
@@ -133,7 +137,7 @@ def train(cfg, model, resume, end):
                 break
             step_start = time.perf_counter()
     if done < max_iter:
-        checkpointer.save("model_final", iteration=iteration)
+        checkpointer.save("model_interrupted" if interrupted else "model_final", iteration)
     for writer in writers:
         writer.close()
     return metrics

@@ -22,7 +22,7 @@ from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer
+from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
 from {{ cookiecutter.package_name }}.engine.hooks import (
@@ -30,8 +30,8 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     LogProgress,
     SaveBest,
     SavePeriodically,
-    StopByFile,
     StopEarly,
+    StopOnRequest,
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
@@ -67,7 +67,9 @@ class Trainer(DefaultTrainer):
         self._trainer = SimpleTrainer(cfg, model, None, optimizer)
         self._trainer.after_backward = self.after_backward  # of the hooks, which detectron2 forgets
         self.early_stopping = EarlyStopping.from_config(cfg)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, prune=Pruner(cfg), trainer=weakref.proxy(self)
+        )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -78,7 +80,7 @@ class Trainer(DefaultTrainer):
             IterationTimer(warmup_iter=1),
             LRScheduler(),
             LogProgress(cfg),
-            StopByFile(cfg),
+            StopOnRequest(cfg),
             Evaluate(cfg, self.model),
             StopEarly(cfg, self.early_stopping),
             SaveBest(cfg, self.checkpointer, self.early_stopping),
@@ -101,16 +103,17 @@ class Trainer(DefaultTrainer):
     def train(self, end):
         """Trains from `start_iter` on; `end` gets the reason if it stops early.
 
-        Returns the metrics of the evaluation at the end.
+        Returns the metrics of the evaluation at the end, if there is one in the loop.
         """
         end.update(self.early_stopping.end())
         if nothing_to_train(self.cfg, self.start_iter, end):
-            return self.test(self.cfg, self.model)
-        self.early_stopping.check(metric_names(self.cfg, self.model))
+            return self.test(self.cfg, self.model) if self.cfg.TEST.EVAL_IN_LOOP else {}
+        if self.cfg.TEST.EVAL_IN_LOOP:
+            self.early_stopping.check(metric_names(self.cfg, self.model))
         self._trainer.data_loader = self.build_train_loader(self.cfg, self.start_iter)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         train(self, self.start_iter, self.max_iter, end)
-        return self.metrics
+        return self.metrics or {}
 
 
 def main(args):

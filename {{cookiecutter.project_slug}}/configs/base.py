@@ -21,13 +21,14 @@ train.update(
     # checkpointer.period and eval_period.
     max_epochs=36,
     eval_period_epochs=1,
+    eval_in_loop=True,
     images_per_epoch=0.0,  # found out from the data
     val_loss=True,
     num_pictures=8,
     early_stopping=dict(patience=0, metric="", mode="", min_delta=0.0, warmup_evals=0),
     clip_gradients=dict(enabled=False, clip_type="value", clip_value=1.0, norm_type=2.0),
 )
-train.checkpointer.period_epochs = 4
+train.checkpointer.update(period_epochs=4, max_to_keep=0)
 
 # For one GPU. With another batch size, scale the learning rate in proportion.
 optimizer = model_zoo.get_config("common/optim.py").SGD

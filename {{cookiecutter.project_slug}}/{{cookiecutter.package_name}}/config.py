@@ -34,6 +34,9 @@ def add_project_config(cfg: CfgNode):
     cfg.SOLVER.STEPS_EPOCHS = ()
     cfg.SOLVER.CHECKPOINT_PERIOD_EPOCHS = None
     cfg.TEST.EVAL_PERIOD_EPOCHS = None
+    # Number of the newest checkpoints that are kept; 0 keeps all. Besides, the best is kept, the
+    # last, and those that evaluators work on or have not evaluated yet.
+    cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 0
     # Images that the training loader delivers in an epoch. Set by the project, from the data.
     cfg.SOLVER.IMAGES_PER_EPOCH = 0.0
 
@@ -45,6 +48,10 @@ def add_project_config(cfg: CfgNode):
     cfg.TEST.RANDOM_SUBSET_RATIO = 1.0
     cfg.TEST.RANDOM_SUBSET_SEED = 0
 
+    # Whether the training loop evaluates, every EVAL_PERIOD and at the end. If not, it saves a
+    # checkpoint every EVAL_PERIOD instead (or CHECKPOINT_PERIOD, if that is 0), and
+    # tools/evaluate_checkpoints.py evaluates those, beside the training or on other machines.
+    cfg.TEST.EVAL_IN_LOOP = True
     # Images in a batch of an evaluation, on each GPU. Only images of one size share a batch.
     cfg.TEST.IMS_PER_BATCH = 1
     # Whether an evaluation computes the losses on the test set too, logged as val_loss/...
@@ -163,6 +170,11 @@ def check_values(cfg):
             )
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}. Give 1 or more images.")
+    if cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP < 0:
+        raise ValueError(
+            f"SOLVER.CHECKPOINT_MAX_TO_KEEP is {cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP}. Give a number "
+            "of checkpoints, or 0 to keep all."
+        )
     if cfg.EARLY_STOPPING.MODE not in ("", "max", "min"):
         raise ValueError(f"EARLY_STOPPING.MODE is '{cfg.EARLY_STOPPING.MODE}'. Give max or min.")
     period = cfg.TEST.EVAL_PERIOD or cfg.TEST.EVAL_PERIOD_EPOCHS

@@ -45,6 +45,8 @@ KEYS = {
     "SOLVER.IMAGES_PER_EPOCH": "train.images_per_epoch",
     "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
     "SOLVER.CHECKPOINT_PERIOD_EPOCHS": "train.checkpointer.period_epochs",
+    "SOLVER.CHECKPOINT_MAX_TO_KEEP": "train.checkpointer.max_to_keep",
+    "TEST.EVAL_IN_LOOP": "train.eval_in_loop",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "TEST.EVAL_PERIOD_EPOCHS": "train.eval_period_epochs",
     "TEST.VAL_LOSS": "train.val_loss",
@@ -76,7 +78,7 @@ NAMES = KEYS | {
 }
 # What else may be in these two nodes; other keys are mistyped. A node of your own has any keys.
 NODES = {
-    "train": ("train.ddp.", "train.checkpointer.max_to_keep"),
+    "train": ("train.ddp.",),
     "dataloader.test": ("dataloader.test.mapper.",),
 }
 UNKNOWN = object()

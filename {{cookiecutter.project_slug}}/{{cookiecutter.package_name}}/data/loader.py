@@ -1,7 +1,10 @@
 """The loaders: detectron2's, with the project's mapper, random subsets, and an order to resume."""
 
+import os
+import signal
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -21,6 +24,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 from ..experiment import build_mapper, train_loader_arguments
+
+# How clusters announce that they take a machine away; SIGUSR1 is not known to Windows.
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class SkippingSampler(Sampler):
@@ -49,7 +55,37 @@ def build_train_loader(cfg, start_iter: int = 0):
     # Every rank's sampler yields its share of the stream: skip is in images of one rank.
     skip = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     arguments["sampler"] = SkippingSampler(arguments["sampler"], skip)
-    return build_detection_train_loader(**arguments)
+    batches = loader = build_detection_train_loader(**arguments)
+    while not isinstance(loader, DataLoader):
+        loader = loader.dataset
+    loader.worker_init_fn = WorkerInit(loader.worker_init_fn)
+    return batches
+
+
+class WorkerInit:
+    """Has a worker of a loader leave the signals that ask to stop to the process that it works for.
+
+    A cluster sends them to all processes; that training can finish its iteration, and an evaluation
+    end in order, takes workers that go on. SIGTERM of its own process ends a worker, as it does in
+    PyTorch's loaders. (On systems without sigwaitinfo, such as macOS, it stays as it is there.)
+    """
+
+    def __init__(self, also: Callable[[int], None] | None = None):
+        self.also = also
+
+    def __call__(self, worker_id: int):
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the threads to come, too
+            threading.Thread(target=self._wait, daemon=True).start()
+        if self.also:
+            self.also(worker_id)
+
+    @staticmethod
+    def _wait():
+        while True:
+            got = signal.sigwaitinfo(SIGNALS)
+            if got.si_signo == signal.SIGTERM and got.si_pid == os.getppid():
+                os._exit(0)
 
 
 def _arguments(cfg):
@@ -171,5 +207,6 @@ def build_test_loader(cfg, dataset: list[dict]) -> DataLoader:
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=WorkerInit(),
         generator=torch.Generator(),  # its workers' seeds are not drawn from the training's
     )

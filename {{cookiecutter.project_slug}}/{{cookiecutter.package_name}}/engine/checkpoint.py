@@ -1,32 +1,25 @@
 """Checkpoints that appear whole or not at all."""
 
+import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
-from typing import IO
+from pathlib import Path
 from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils import comm
 from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import nn
 
-from .early_stopping import Metric
+from .early_stopping import Metric, best_of
+from .run_folder import RunFolder, Watch, write_whole
 
 BEST = "model_best.pth"
+INTERRUPTED = "model_interrupted.pth"  # for --resume alone: a run without interruption has none
 
 logger = logging.getLogger(__name__)
-
-
-def write_atomically(path: str, write: Callable[[IO[bytes]], None]):
-    """Calls `write` with a file beside `path`, then renames it: `path` is never half a file."""
-    temporary = f"{path}.{comm.get_rank()}.tmp"  # ranks that fail together report that together
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def model_state(model: nn.Module) -> dict:
@@ -43,6 +36,7 @@ def save_checkpoint(path: str, data: dict):
     Raises:
         FloatingPointError: a weight is not finite. An iteration can break the weights although its
             own losses are finite; the checkpoint before it is the last good one.
+        OSError: the disk is full, or cannot be written to.
     """
     state = data["model"].items()
     broken = [name for name, tensor in state if not torch.isfinite(tensor).all()]
@@ -51,37 +45,104 @@ def save_checkpoint(path: str, data: dict):
             f"training diverged: {len(broken)} weights are not finite any more, such as "
             f"{broken[0]}. No checkpoint is made of them; the last one is as it was."
         )
-    write_atomically(path, lambda file: torch.save(data, file))
+    try:
+        write_whole(path, lambda file: torch.save(data, file))
+    except (OSError, RuntimeError) as error:  # torch.save makes the one of the other
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}. The last one is as it was: when there "
+            "is space, --resume goes on from it. SOLVER.CHECKPOINT_MAX_TO_KEEP deletes old ones."
+        ) from error
     logger.info("Saved checkpoint %s", path)
 
 
-def tag_last_checkpoint(path: str):
-    """Makes this file the one that `--resume` continues."""
+def make_last(path: str, iteration: int):
+    """Makes this checkpoint the one that `--resume` continues, and shows it to evaluators."""
     folder, name = os.path.split(path)
-    tag = os.path.join(folder, "last_checkpoint")
-    write_atomically(tag, lambda file: file.write(name.encode()))
+    write_whole(os.path.join(folder, "last_checkpoint"), lambda file: file.write(name.encode()))
+    if name != INTERRUPTED:
+        RunFolder(folder).publish(name, iteration)
+
+
+def publish_last(folder: Path):
+    """What `make_last` would have done, had it not been killed in between; and what a killed
+    process left half-written goes.
+    """
+    for leftover in folder.glob(".model_*.tmp"):
+        leftover.unlink(missing_ok=True)
+    if not (folder / "last_checkpoint").exists():
+        return
+    path = folder / (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+    if path.exists() and path.name != INTERRUPTED:
+        iteration = torch.load(path, map_location="cpu", mmap=True)["iteration"]
+        if iteration not in RunFolder(folder).published():
+            make_last(str(path), iteration)
+
+
+class Pruner:
+    """Deletes checkpoints but for the newest `SOLVER.CHECKPOINT_MAX_TO_KEEP`, if that is not 0.
+
+    Those stay that are the last, the best of the results there are, held by an evaluator, or, where
+    evaluators are expected, not evaluated yet.
+    """
+
+    def __init__(self, cfg):
+        self.to_keep = cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP
+        self.folder = RunFolder(cfg.OUTPUT_DIR)
+        self.metric = Metric(cfg.EARLY_STOPPING.METRIC, cfg.EARLY_STOPPING.MODE)
+        self.in_loop = cfg.TEST.EVAL_IN_LOOP
+        self._watch = Watch()
+
+    def __call__(self):
+        if not self.to_keep:
+            return
+        folder = self.folder
+        published, results = folder.published(), folder.results()
+        files = {checkpoint["checkpoint"]: i for i, checkpoint in published.items()}
+        for path in folder.path.glob("model_*.pth"):
+            if match := re.fullmatch(r"model_(\d+)\.pth", path.name):
+                files.setdefault(path.name, int(match[1]))
+        kept = set(sorted(set(files.values()))[-self.to_keep :])
+        kept |= set() if self.in_loop else published.keys() - results.keys()
+        kept |= {i for i, attempts in folder.attempts().items() if self._is_held(attempts[-1])}
+        with contextlib.suppress(ValueError):  # the evaluators say what is wrong with the metric
+            kept.add(best_of(self.metric, results))
+        last = (folder.path / "last_checkpoint").read_text(encoding="utf-8").strip()
+        for name, iteration in files.items():
+            path = folder.path / name
+            if iteration not in kept and name not in (last, BEST) and path.exists():
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    logger.info("Deleted checkpoint %s", path)
+
+    def _is_held(self, attempt):
+        is_silent = self._watch.is_silent(attempt.path, attempt.timeout)
+        return attempt.status == "running" and not is_silent
 
 
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with files written atomically and errors in words."""
 
-    def __init__(self, *args, complete: bool = False, **kwargs):
+    def __init__(self, *args, prune: Callable[[], None] | None = None, complete=False, **kwargs):
         """
         Args:
+            prune: called after each checkpoint.
             complete: weights that do not fill the whole model are an error, as they are in any case
                 where a run is resumed. Else what they lack, as heads for these classes, starts
                 from scratch.
         """
         super().__init__(*args, **kwargs)
+        self.prune = prune
         self.complete = complete
 
-    def save(self, name: str, **kwargs):
+    def save(self, name: str, iteration: int, **kwargs):
         """Saves model, checkpointables and `kwargs` as `<name>.pth`; `--resume` continues it."""
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
-        self._write(f"{name}.pth", **states, **kwargs)
-        self.tag_last_checkpoint(f"{name}.pth")
+        self._write(f"{name}.pth", **states, **kwargs, iteration=iteration)
+        make_last(os.path.join(self.save_dir, f"{name}.pth"), iteration)
+        if self.prune:
+            self.prune()
 
     def save_best(self, metric: Metric, logged: Mapping[str, float], iteration: int):
         """Saves the model, and nothing else, as `model_best.pth`, if no better one is there.
@@ -106,9 +167,6 @@ class Checkpointer(DetectionCheckpointer):
 
     def _write(self, name, **data):
         save_checkpoint(os.path.join(self.save_dir, name), data | model_state(self.model))
-
-    def tag_last_checkpoint(self, last_filename_basename: str):
-        tag_last_checkpoint(os.path.join(self.save_dir, last_filename_basename))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """

@@ -61,6 +61,20 @@ class Metric:
         return value > than + by if self.mode == "max" else value < than - by
 
 
+def best_of(metric: Metric, results: Mapping[int, Mapping[str, float]]) -> int | None:
+    """The iteration of the best of these results, by iteration; of equals, the first.
+
+    Raises:
+        ValueError: as `Metric.find`.
+    """
+    best = than = None
+    for iteration, logged in sorted(results.items()):
+        value = metric.find(logged)
+        if value is not None and metric.is_better(value, than):
+            best, than = iteration, value
+    return best
+
+
 class EarlyStopping:
     """Counts evaluations without improvement, alike on all ranks.
 
@@ -111,14 +125,34 @@ class EarlyStopping:
         value = self.metric.find(comm.all_gather(dict(logged))[0])
         if value is None:
             return
+        self._count(value, iteration)
+        if self.waited:
+            logger.info("%s is %.4g: %s", self.metric.name, value, self.reason)
+
+    def _count(self, value, iteration):
         self.evaluations += 1
         if self.evaluations <= self.warmup_evals:
             return
-        if self.metric.is_better(value, self.best, self.min_delta):
+        if value is None:
+            self.waited = 0
+        elif self.metric.is_better(value, self.best, self.min_delta):
             self.best, self.best_iteration, self.waited = value, iteration, 0
         else:
             self.waited += 1
-            logger.info("%s is %.4g: %s", self.metric.name, value, self.reason)
+
+    def judge(self, results: Mapping[int, Mapping[str, float] | None]):
+        """Takes note of evaluations elsewhere, by iteration; one that has no result yet is None.
+
+        That may turn out to be an improvement, so that patience begins anew after it: in whatever
+        order results come, training is stopped only where it would have been in their own order.
+
+        Raises:
+            ValueError: as `Metric.find`.
+        """
+        for iteration, logged in sorted(results.items()):
+            if not self.should_stop:
+                value = None if logged is None else self.metric.find(logged)
+                self._count(value, iteration)
 
     @property
     def should_stop(self) -> bool:

@@ -22,8 +22,8 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from ..data.loader import build_test_loader, check_annotations, get_test_dataset, image_ids
-from .checkpoint import write_atomically
 from .panoptic_evaluation import PanopticEvaluator
+from .run_folder import write_json
 from .validation_pass import PredictionsAndLosses, untouched
 
 logger = logging.getLogger(__name__)
@@ -111,11 +111,12 @@ EVALUATORS = {
 }
 
 
-def build_evaluator(cfg, dataset_name: str, dataset: list[dict]) -> DatasetEvaluators:
-    """The evaluators that the data set's metadata ask for; their files go to OUTPUT_DIR/inference.
+def build_evaluator(cfg, dataset_name: str, dataset: list[dict], folder: str) -> DatasetEvaluators:
+    """The evaluators that the data set's metadata ask for.
 
     Args:
         dataset: the dataset dicts that will be evaluated, which may be a subset.
+        folder: for their files.
 
     Raises:
         ValueError: no evaluator is known for the data set's `evaluator_type`.
@@ -126,7 +127,6 @@ def build_evaluator(cfg, dataset_name: str, dataset: list[dict]) -> DatasetEvalu
             f"data set '{dataset_name}' has evaluator_type {kind!r}; known are {list(EVALUATORS)}. "
             "Set it in data/dataset.py, or add an evaluator to EVALUATORS."
         )
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     _, _, builders = EVALUATORS[kind]
     return DatasetEvaluators([build(cfg, dataset_name, folder, dataset) for build in builders])
 
@@ -136,7 +136,7 @@ def record_subset(cfg, name: str, ids: list):
     if comm.is_main_process():
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         path = os.path.join(cfg.OUTPUT_DIR, f"subset_{name}.json")
-        write_atomically(path, lambda file: file.write(json.dumps(ids, default=str).encode()))
+        write_json(path, json.loads(json.dumps(ids, default=str)))
 
 
 def summary(metrics: dict[str, float]) -> dict[str, float]:
@@ -144,11 +144,21 @@ def summary(metrics: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if k.rpartition("/")[2] in SUMMARY}
 
 
-def evaluate(cfg, model) -> dict[str, float]:
+def is_due(cfg, done: int, is_last: bool) -> bool:
+    """Whether the model is evaluated in the training loop after `done` iterations."""
+    period = cfg.TEST.EVAL_PERIOD
+    return cfg.TEST.EVAL_IN_LOOP and (is_last or (period > 0 and done % period == 0))
+
+
+def evaluate(cfg, model, folder: str | None = None) -> dict[str, float]:
     """Metrics and validation loss on every data set of `DATASETS.TEST`, in one pass over each.
 
     All ranks must call it. The model's modes and statistics, the random states and the event
     storage are left as they were.
+
+    Args:
+        folder: for the evaluators' files, one folder for each data set: what was found in each
+            image. OUTPUT_DIR/inference, if it is not given.
 
     Returns:
         on every rank the same, by name: metrics in percent, {"bbox/AP": 41.2, ...}, and, with
@@ -156,7 +166,7 @@ def evaluate(cfg, model) -> dict[str, float]:
         images. With several test sets the names start with that of the set. Metrics without a
         value, such as the AP of a size that no object has, are left out.
     """
-    return announce(_evaluate(cfg, model))
+    return announce(_evaluate(cfg, model, folder))
 
 
 def announce(metrics: dict[str, float]) -> dict[str, float]:
@@ -177,13 +187,16 @@ class Evaluation(DatasetEvaluator):
         ValueError: the evaluator cannot work with the data set, or with what the model predicts.
     """
 
-    def __init__(self, cfg, model, name: str, max_images: int | None = None):
+    def __init__(
+        self, cfg, model, name: str, folder: str | None = None, max_images: int | None = None
+    ):
         dataset = get_test_dataset(cfg, name)
         if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
             record_subset(cfg, name, image_ids(dataset))
         evaluated = dataset[:max_images]
         self.loader = build_test_loader(cfg, evaluated)
-        self._evaluators = build_evaluator(cfg, name, evaluated)
+        folder = os.path.join(folder or os.path.join(cfg.OUTPUT_DIR, "inference"), name)
+        self._evaluators = build_evaluator(cfg, name, evaluated, folder)
         self._name = name
         self._kind = MetadataCatalog.get(name).evaluator_type
         ground_truth = EVALUATORS[self._kind][1]
@@ -233,23 +246,23 @@ def merge(evaluations: dict[str, Evaluation]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def metric_names(cfg, model) -> list[str]:
+def metric_names(cfg, model, folder: str | None = None) -> list[str]:
     """What `evaluate` may return, found out by an evaluation of one image.
 
     Before training, it also shows what is wrong with the test set, rather than an epoch later.
     """
     logging.disable(logging.INFO)
     try:
-        return list(_evaluate(cfg, model, max_images=1))
+        return list(_evaluate(cfg, model, folder, max_images=1))
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _evaluate(cfg, model, max_images=None):
+def _evaluate(cfg, model, folder=None, max_images=None):
     model = getattr(model, "module", model)  # of DistributedDataParallel
     evaluations = {}
     with untouched(model):
         for name in cfg.DATASETS.TEST:
-            evaluation = evaluations[name] = Evaluation(cfg, model, name, max_images)
+            evaluation = evaluations[name] = Evaluation(cfg, model, name, folder, max_images)
             inference_on_dataset(evaluation.predict, evaluation.loader, evaluation)
     return merge(evaluations)

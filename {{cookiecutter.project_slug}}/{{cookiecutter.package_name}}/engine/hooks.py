@@ -10,8 +10,8 @@ from detectron2.utils import comm
 
 from .checkpoint import Checkpointer
 from .early_stopping import EarlyStopping
-from .evaluation import evaluate
-from .stop_file import StopFile
+from .evaluation import evaluate, is_due
+from .stop_request import StopRequest
 from .train_loop import is_last, stop
 from .writers import ProgressBar, build_writers, logged, progress
 
@@ -27,15 +27,15 @@ class LogProgress(HookBase):
         self.trainer.storage.put_scalars(**done, smoothing_hint=False)
 
 
-class StopByFile(HookBase):
-    """Stops when somebody writes `training_completed.txt` into OUTPUT_DIR."""
+class StopOnRequest(HookBase):
+    """Stops by a file `training_completed.txt` in OUTPUT_DIR, or by a signal."""
 
     def __init__(self, cfg):
-        self.stop_file = StopFile(cfg.OUTPUT_DIR)
+        self.stop_request = StopRequest(cfg.OUTPUT_DIR)
 
     def after_step(self):
-        if reason := self.stop_file.reason():
-            stop(self.trainer, "stopped", reason)
+        if not is_last(self.trainer) and (request := self.stop_request.look()):
+            stop(self.trainer, **request)
 
 
 class Evaluate(HookBase):
@@ -49,11 +49,12 @@ class Evaluate(HookBase):
         self.model = model
 
     def after_step(self):
-        period = self.cfg.TEST.EVAL_PERIOD
-        self.trainer.metrics = None
-        if is_last(self.trainer) or (period and (self.trainer.iter + 1) % period == 0):
-            self.trainer.metrics = evaluate(self.cfg, self.model)
-            self.trainer.storage.put_scalars(**self.trainer.metrics, smoothing_hint=False)
+        trainer = self.trainer
+        trainer.metrics = None
+        ends_here = is_last(trainer) and trainer.end["status"] != "interrupted"
+        if is_due(self.cfg, trainer.iter + 1, ends_here):
+            trainer.metrics = evaluate(self.cfg, self.model)
+            trainer.storage.put_scalars(**trainer.metrics, smoothing_hint=False)
 
 
 class StopEarly(HookBase):
@@ -90,26 +91,26 @@ class SaveBest(HookBase):
 
 
 class SavePeriodically(HookBase):
-    """Saves every `period` iterations and, as `model_final.pth`, after the last one.
+    """Saves every `period` iterations and, as `model_final.pth`, after the last one; when the
+    training is interrupted, as `model_interrupted.pth`.
 
     It comes after the hooks that have a state, which is part of the checkpoint.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None):
+    def __init__(self, checkpointer: Checkpointer, period: int):
         self.checkpointer = checkpointer
         self.period = period
-        self.max_to_keep = max_to_keep
 
     def before_train(self):
-        self.periodic = PeriodicCheckpointer(
-            self.checkpointer, self.period, self.trainer.max_iter, self.max_to_keep
-        )
+        self.periodic = PeriodicCheckpointer(self.checkpointer, self.period, self.trainer.max_iter)
 
     def after_step(self):
         iteration = self.trainer.iter
         self.periodic.step(iteration)
         if is_last(self.trainer) and iteration + 1 < self.trainer.max_iter:  # stopped early
-            self.checkpointer.save("model_final", iteration=iteration)
+            interrupted = self.trainer.end["status"] == "interrupted"
+            name = "model_interrupted" if interrupted else "model_final"
+            self.checkpointer.save(name, iteration=iteration)
 
 
 class Write(HookBase):

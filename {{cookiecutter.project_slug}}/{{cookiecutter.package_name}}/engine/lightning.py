@@ -20,8 +20,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..config import amp_dtype
 from . import early_stopping
-from .checkpoint import BEST, Checkpointer, save_checkpoint, tag_last_checkpoint
-from .stop_file import StopFile
+from .checkpoint import BEST, INTERRUPTED, Checkpointer, Pruner, make_last, save_checkpoint
+from .stop_request import StopRequest
 from .writers import LogAboveBar, build_writers, for_bar, logged, progress
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # less is tips
@@ -70,18 +70,25 @@ class Record(Callback):
 
 
 class Stop(Callback):
-    """Stops after `SOLVER.MAX_ITER` iterations, or by the stop file, with an evaluation."""
+    """Stops after `SOLVER.MAX_ITER` iterations, or by the stop file, with an evaluation; or by a
+    signal, without.
+    """
 
     def __init__(self, cfg, end: dict):
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.stop_file = StopFile(cfg.OUTPUT_DIR)
+        self.cfg = cfg
         self.end = end
 
+    def on_train_start(self, trainer, module):
+        self.stop_request = StopRequest(self.cfg.OUTPUT_DIR)  # in place of Lightning's own handlers
+
     def on_train_batch_end(self, trainer, *_):
-        if reason := self.stop_file.reason():
-            self.end.update(status="stopped", reason=reason)
-        if reason or trainer.global_step == self.max_iter:
+        done = trainer.global_step
+        if done < self.cfg.SOLVER.MAX_ITER and (request := self.stop_request.look()):
+            self.end.update(request)
+        if done == self.cfg.SOLVER.MAX_ITER or self.end["status"] != "finished":
             trainer.should_stop = True
+        if self.end["status"] == "interrupted" and done % trainer.val_check_interval:
+            trainer.limit_val_batches = 0
 
 
 class StopEarly(EarlyStopping):
@@ -138,20 +145,22 @@ class SaveBest(ModelCheckpoint):
 
 
 class SavePeriodically(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, every `SOLVER.CHECKPOINT_PERIOD` iterations and after the last.
+    """Lightning's ModelCheckpoint, every `SOLVER.CHECKPOINT_PERIOD` iterations and after the last,
+    which has a name of its own when the training is interrupted.
 
     It saves after an evaluation, not before it: the state of early stopping is part of it.
     """
 
     FILE_EXTENSION = ".pth"
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, end: dict):
         super().__init__(
             cfg.OUTPUT_DIR,
             save_top_k=-1,
             every_n_train_steps=cfg.SOLVER.CHECKPOINT_PERIOD,
             enable_version_counter=False,
         )
+        self.end = end
 
     def format_checkpoint_name(self, metrics, *_, **__):
         return os.path.join(self.dirpath, f"model_{int(metrics['step']) - 1:07d}.pth")
@@ -165,15 +174,21 @@ class SavePeriodically(ModelCheckpoint):
             super().on_train_batch_end(trainer, module, None, None, None)
 
     def on_train_end(self, trainer, module):
-        trainer.save_checkpoint(os.path.join(self.dirpath, "model_final.pth"))
+        name = INTERRUPTED if self.end["status"] == "interrupted" else "model_final.pth"
+        trainer.save_checkpoint(os.path.join(self.dirpath, name))
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and which one is the last."""
+    """Writes checkpoints whole or not at all, which one is the last, and deletes old ones."""
+
+    def __init__(self, prune: Pruner):
+        super().__init__()
+        self.prune = prune
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         save_checkpoint(path, checkpoint)
-        tag_last_checkpoint(path)
+        make_last(path, checkpoint["iteration"])
+        self.prune()
 
 
 class StorageLogger(Logger):

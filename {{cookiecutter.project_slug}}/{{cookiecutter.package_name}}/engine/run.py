@@ -2,53 +2,97 @@
 
 import contextlib
 import inspect
-import json
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
+from multiprocessing import active_children
 from pathlib import Path
 
 import torch
 from detectron2.engine import default_argument_parser, launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config import epochs_to_iterations, get_key, set_key, spell
-from ..data.loader import training_images
+from ..data.loader import SIGNALS, training_images
 from ..experiment import NAMES, get_config, read_config, write_config
-from .checkpoint import BEST, Checkpointer, write_atomically
+from .checkpoint import BEST, Checkpointer, publish_last
 from .evaluation import record_subset, summary
-from .stop_file import NAME as STOP_FILE
-from .stop_file import StopFile
+from .run_folder import BEAT, Heartbeat, RunFolder, write_json
+from .stop_request import NAME as STOP_FILE
+from .stop_request import read_stop_file
 from .visualize import save_pictures
 
 LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
+# What torchrun, or a batch file in its place, tells the processes that it starts.
+TORCHRUN = {"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
 CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
 
 logger = logging.getLogger(__name__)
 
 
 def run(main):
-    """Calls `main(args)` in each of the processes that the command line asks for."""
+    """Calls `main(args)` in each of the processes that the command line, or torchrun, asks for."""
     parser = default_argument_parser(epilog=inspect.getmodule(main).__doc__)
     parser.set_defaults(dist_url="auto")  # a free port, so that two runs can share a machine
     args = parser.parse_args()
+    is_started = TORCHRUN <= os.environ.keys()
+    if is_started:
+        args.num_gpus = int(os.environ["LOCAL_WORLD_SIZE"])
+        args.num_machines = int(os.environ["WORLD_SIZE"]) // args.num_gpus
+        args.machine_rank = int(os.environ["RANK"]) // args.num_gpus
+        args.dist_url = "env://"
     try:
         _check(args)
     except ValueError as error:
         sys.exit(f"{parser.prog}: error: {spell(str(error), NAMES)}")
-    launch(
-        _run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args),
-    )
+    if is_started:
+        _join_processes(args.num_gpus)
+        _run(main, args)
+        return
+    if args.num_gpus > 1:
+        _pass_signals_on()
+    try:
+        launch(
+            _run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except torch.multiprocessing.ProcessExitedException as error:  # else its status would get lost
+        sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+
+
+def _join_processes(number_here: int):
+    """What detectron2's launcher does in each of the processes that it starts."""
+    has_gpus = torch.cuda.is_available()
+    backend = "nccl" if has_gpus else "gloo"
+    torch.distributed.init_process_group(backend, timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(number_here)
+    if has_gpus:
+        torch.cuda.set_device(comm.get_local_rank())
+    comm.synchronize()
+
+
+def _pass_signals_on():
+    """The processes that this one starts get the signals that ask a training to stop."""
+
+    def receive(number, frame):
+        for child in (children := active_children()):
+            os.kill(child.pid, number)
+        if not children:
+            sys.exit(128 + number)
+
+    for number in SIGNALS:
+        signal.signal(number, receive)
 
 
 def _run(main, args):
@@ -129,8 +173,11 @@ def setup(args):
             cfg.SOLVER.IMS_PER_BATCH,
             cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / images,
         )
+        if not cfg.TEST.EVAL_IN_LOOP and cfg.TEST.EVAL_PERIOD:  # then checkpoints are evaluated
+            cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD
         if comm.is_main_process():
             _write_records(cfg, output)
+            publish_last(output)
     cfg.freeze()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
@@ -151,7 +198,8 @@ def _settle_seeds(cfg, earlier: Path | None):
 
 def _write_records(cfg, output):
     (output / "ended.json").unlink(missing_ok=True)
-    write_config(cfg, output / "config.yaml")
+    write_config(cfg, output / ".config.yaml")
+    os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
     commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
     environment = f"git commit: {commit}\n{collect_env_info()}\n"
     (output / "environment.txt").write_text(environment, encoding="utf-8")
@@ -160,14 +208,24 @@ def _write_records(cfg, output):
 
 @contextlib.contextmanager
 def end_marker(cfg):
-    """Writes `ended.json` into OUTPUT_DIR when the training in this context ends, however it does.
+    """Writes `ended.json` into OUTPUT_DIR when the training in this context ends, however it does;
+    until then, evaluators elsewhere see that it is alive.
 
     Its `status` is "finished"; "converged", which the training says in the dict that it is given;
-    "stopped", by the user or the stop file; or "failed". But for the first there is a `reason`.
+    "stopped", by the user or the stop file; "interrupted", by a signal; or "failed". But for the
+    first there is a `reason`.
+
+    Raises:
+        SystemExit: the training was interrupted; with the status that shells give for the signal.
     """
     end = {"status": "finished"}
     file = Path(cfg.OUTPUT_DIR, "ended.json")
+    heartbeat = None
     try:
+        if comm.is_main_process():
+            folder = RunFolder(cfg.OUTPUT_DIR)
+            folder.shared.mkdir(exist_ok=True)
+            heartbeat = Heartbeat(folder.trainer_file(), timeout=6 * BEAT)
         yield end
     except BaseException as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits when interrupted
@@ -176,11 +234,19 @@ def end_marker(cfg):
         end.update(status="stopped" if stopped else "failed", reason=spell(repr(error), NAMES))
         raise
     finally:
-        if end["status"] in ("converged", "stopped"):
-            logger.info("The training has %s: %s", end["status"], end["reason"])
+        interrupted = end.pop("signal", None)
+        if end["status"] in ("converged", "stopped", "interrupted"):
+            verb = "was" if interrupted else "has"
+            logger.info("The training %s %s: %s", verb, end["status"], end["reason"])
         # A rank that fails may be the only one that can still write.
         if comm.is_main_process() or (end["status"] == "failed" and not file.exists()):
-            write_atomically(str(file), lambda f: f.write(f"{json.dumps(end)}\n".encode()))
+            with contextlib.suppress(OSError):  # of a full disk, after which there is an error
+                write_json(file, end)
+        if heartbeat:
+            heartbeat.close()
+    if interrupted:
+        comm.synchronize()  # a rank that is gone would have the others killed
+        sys.exit(128 + interrupted)
 
 
 def diverged(iteration: int, what) -> FloatingPointError:
@@ -197,9 +263,9 @@ def nothing_to_train(cfg, start_iter: int, end: dict) -> bool:
     """Whether all iterations are done, or the run has ended otherwise, which `end` says then:
     before this call by early stopping, after it also by the stop file. All ranks must ask.
     """
-    stop_file = comm.all_gather(StopFile(cfg.OUTPUT_DIR).read())[0]
+    stop_file = comm.all_gather(read_stop_file(cfg.OUTPUT_DIR))[0]
     if stop_file and end["status"] == "finished":
-        end.update(status="stopped", reason=stop_file)
+        end.update(stop_file)
     if start_iter < cfg.SOLVER.MAX_ITER and end["status"] == "finished":
         return False
     done = f"{start_iter} of {cfg.SOLVER.MAX_ITER} iterations are done"
@@ -226,6 +292,8 @@ def report(cfg, model, metrics: dict[str, float]):
     if best:
         what = f"{best['metric']} {best['value']:.2f} at iteration {best['iteration']}"
         lines.append(f"{'best checkpoint':20} {output / BEST} ({what})")
+    if not cfg.TEST.EVAL_IN_LOOP:
+        lines.append(f"{'evaluation':20} uv run tools/evaluate_checkpoints.py {output}")
     if cfg.TEST.NUM_PICTURES and cfg.DATASETS.TEST:
         save_pictures(cfg, model, str(output / "predictions"))
         lines.append(f"{'pictures':20} {output / 'predictions'}")

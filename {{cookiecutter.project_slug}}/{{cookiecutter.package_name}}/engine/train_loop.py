@@ -36,9 +36,9 @@ def train(trainer: TrainerBase, start_iter: int, max_iter: int, end: dict):
             trainer.after_train()
 
 
-def stop(trainer: TrainerBase, status: str, reason: str):
+def stop(trainer: TrainerBase, status: str, reason: str, **more):
     """Makes the current iteration the last; the hooks after the one that calls it see that."""
-    trainer.end.update(status=status, reason=reason)
+    trainer.end.update(status=status, reason=reason, **more)
 
 
 def is_last(trainer: TrainerBase) -> bool:

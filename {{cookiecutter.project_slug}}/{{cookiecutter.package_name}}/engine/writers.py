@@ -17,8 +17,8 @@ from detectron2.utils.events import (
 )
 from tqdm import tqdm
 
-from .checkpoint import write_atomically
 from .run import LOGGERS
+from .run_folder import write_whole
 
 
 def build_writers(cfg, start_iter: int) -> list[EventWriter]:
@@ -92,7 +92,7 @@ class _TensorBoardWriter(TensorboardXWriter):
 def _drop_from(metrics, start_iter):
     kept = [line for line in _read(metrics) if line["iteration"] < start_iter]
     text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in kept)
-    write_atomically(metrics, lambda file: file.write(text.encode()))
+    write_whole(metrics, lambda file: file.write(text.encode()))
 
 
 def _read(metrics):

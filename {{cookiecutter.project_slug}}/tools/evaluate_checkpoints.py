@@ -1,0 +1,227 @@
+#!/usr/bin/env python
+"""Evaluates the checkpoints of a run, beside its training or after it, here or elsewhere.
+
+uv run tools/evaluate_checkpoints.py output/smoke              # those there are
+uv run tools/evaluate_checkpoints.py output/smoke --watch      # until the training has ended
+uv run tools/evaluate_checkpoints.py output/smoke --status     # where it all is
+
+Any number may run at once, on all machines that see the folder; each works on one device. Overrides
+of the config come after all other options. A training leaves its evaluation to this by
+{{ "train.eval_in_loop=False" if cookiecutter.trainer == "lazyconfig" else "TEST.EVAL_IN_LOOP False" }}.
+
+Results are metrics_<iteration>.json, curves in TensorBoard, model_best.pth and, when training does
+not improve any more, training_completed.txt, which stops it. The exit status is 0 if all are there, 1
+if some checkpoints could not be evaluated, or if the training is gone without having ended.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from {{ cookiecutter.package_name }}.config import spell
+from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping, best_of
+from {{ cookiecutter.package_name }}.engine.evaluator import Backlog, Evaluator
+from {{ cookiecutter.package_name }}.engine.run import CHATTY, LOGGERS
+from {{ cookiecutter.package_name }}.engine.run_folder import RunFolder, Watch, read_json
+from {{ cookiecutter.package_name }}.experiment import NAMES, get_config, read_config
+
+logger = logging.getLogger("detectron2")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="output folder of a training")
+    parser.add_argument("--watch", action="store_true", help="stay until the training has ended")
+    parser.add_argument("--status", action="store_true", help="say where it all is, and exit")
+    parser.add_argument("--order", choices=("oldest", "newest"), default="oldest")
+    parser.add_argument("--attempts", type=int, default=3, help="to evaluate a checkpoint")
+    parser.add_argument(
+        "--claim-timeout",
+        type=float,
+        default=120,
+        help="seconds of silence after which others take over what this one evaluates",
+    )
+    parser.add_argument(
+        "--give-up-after", type=float, default=30, help="minutes to wait for a silent training"
+    )
+    parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
+    parser.add_argument("--predictions", action="store_true", help="keep what is found in images")
+    parser.add_argument("opts", nargs="*", help="overrides of the config")
+    args = parser.parse_intermixed_args()
+    if args.attempts < 1 or min(args.claim_timeout, args.give_up_after, args.poll) <= 0:
+        parser.error("--attempts, --claim-timeout, --give-up-after and --poll are positive numbers")
+    if not (args.run / "config.yaml").is_file() and not args.watch:
+        parser.error(f"{args.run} is not the output folder of a training: it has no config.yaml")
+    try:
+        if args.status:
+            print(status(RunFolder(args.run), args.attempts))
+            return
+        # Whatever ends this process has it release what it works on.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        watch = Watch()
+        code = None
+        while code is None:
+            code = serve(args, watch)
+        sys.exit(code)
+    except ValueError as error:
+        parser.error(spell(str(error), NAMES))
+
+
+def serve(args, watch) -> int | None:
+    """Evaluates the run that is in the folder; returns the exit status, or None if that becomes
+    another run.
+    """
+    folder, config = RunFolder(args.run), args.run / "config.yaml"
+    patience = 60 * args.give_up_after
+    while not config.is_file():
+        if watch.is_silent(config, patience):
+            print(f"There is no training in {args.run}: {config.name} is still missing.")
+            return 1
+        time.sleep(args.poll)
+    contents = config.read_bytes()
+    folder.shared.mkdir(exist_ok=True)
+    for name in LOGGERS:
+        log = f"log_{socket.gethostname()}_{os.getpid()}.txt"
+        setup_logger(str(folder.shared / log), name=name)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    cfg = get_config(str(config), args.opts)
+    cfg.OUTPUT_DIR = str(args.run)
+    cfg.freeze()
+    evaluator = Evaluator(cfg, args.attempts, args.claim_timeout, args.predictions)
+
+    def is_same_run():
+        return config.is_file() and config.read_bytes() == contents
+
+    while is_same_run():
+        try:
+            end = folder.end()  # before looking: what was published before the end is there then
+            evaluator.judge()
+            backlog = evaluator.look()
+            sign = 1 if args.order == "oldest" else -1
+            for iteration in sorted(backlog.open, key=lambda i: (backlog.open[i], sign * i)):
+                if evaluator.evaluate(iteration, backlog.open[iteration], is_same_run):
+                    break
+            else:
+                is_gone = not end and watch.is_silent(folder.trainer_file(), patience)
+                if not args.watch or ((end or is_gone) and not backlog.claimed):
+                    return finish(backlog, is_gone and args.watch)
+                time.sleep(args.poll)
+        except OSError as error:  # a full disk, or a network disk that is away for a while
+            logger.warning("%s; trying again", error)
+            time.sleep(args.poll)
+    logger.info("There is another training in %s now", args.run)
+    return None
+
+
+def finish(backlog, is_gone) -> int:
+    logger.info("%d checkpoints are evaluated", len(backlog.done))
+    for iteration, attempts in backlog.failed.items():
+        logger.error(
+            "Iteration %d could not be evaluated in %d attempts: see %s. With a larger --attempts "
+            "it is tried again.",
+            iteration,
+            len(attempts),
+            attempts[-1].path,
+        )
+    if is_gone:
+        logger.error("The training shows no sign of life, and has not said that it has ended")
+    return 1 if is_gone or backlog.failed else 0
+
+
+def status(folder: RunFolder, attempts: int) -> str:
+    """One screen of text."""
+    now = _time_of_disk(folder)
+    cfg = read_config(str(folder.path / "config.yaml"))
+    rule = EarlyStopping.from_config(cfg)
+    backlog = Backlog.look(
+        folder, attempts, lambda attempt: now - _modified(attempt.path) < attempt.timeout
+    )
+    published, results, begun = folder.published(), folder.results(), folder.attempts()
+    best = best_of(rule.metric, results)
+    rule.judge({i: results.get(i) for i in published.keys() | results.keys()})
+
+    rows = []
+    for iteration in sorted([*backlog.done[-10:], *(published.keys() - set(backlog.done))]):
+        last = begun[iteration][-1] if iteration in begun else None
+        result = results.get(iteration, {})
+        rows.append([
+            published[iteration]["checkpoint"],
+            _state(backlog, iteration),
+            f"{last.by}, {_duration(last.content.get('seconds', 0))}" if last else "",
+            f"{result[rule.metric.name]:.2f}" if rule.metric.name in result else "",
+            last.content.get("error", "").strip().rpartition("\n")[2][:60] if last else "",
+        ])  # fmt: skip
+    headers = ["checkpoint", "state", "by, for", rule.metric.name, "error"]
+    behind = [i for i in published if i > max(backlog.done, default=-1)]
+    epochs = len(behind) and (behind[-1] - max(backlog.done, default=-1)) * cfg.SOLVER.IMS_PER_BATCH
+    lines = [
+        f"training      {_training(folder, cfg, now)}",
+        f"checkpoints   {len(published)} published: {len(backlog.done)} done, "
+        f"{len(backlog.claimed)} claimed, {len(backlog.open)} open, {len(backlog.failed)} failed",
+        f"lag           {len(behind)} checkpoints, "
+        f"{epochs / (cfg.SOLVER.IMAGES_PER_EPOCH or 1):.4g} epochs",
+        "best          " + (
+            f"{rule.metric.name} {results[best][rule.metric.name]:.2f} at iteration {best}"
+            if best is not None else "none yet"
+        ),
+        "convergence   " + (f"yes: {rule.reason}" if rule.should_stop else (
+            f"no: {rule.reason}" if rule.metric.name else "no results yet"
+        )),
+        "",
+        tabulate(rows, headers, disable_numparse=True),
+    ]  # fmt: skip
+    if len(backlog.done) > 10:
+        lines.append(f"and {len(backlog.done) - 10} earlier ones, done")
+    return "\n".join(lines)
+
+
+def _training(folder, cfg, now):
+    end = read_json(folder.path / "ended.json")
+    alive = _modified(folder.trainer_file())
+    log = folder.path / "metrics.json"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    done = json.loads(lines[-1])["iteration"] + 1 if lines else 0
+    state = f"{end['status']} {end.get('reason', '')}".strip() if end else "running"
+    if not end and alive:
+        state += f", last sign of life {_duration(now - alive)} ago"
+    return f"{state}; {done} of {cfg.SOLVER.MAX_ITER} iterations"
+
+
+def _state(backlog, iteration):
+    states = {"done": backlog.done, "claimed": backlog.claimed, "failed": backlog.failed}
+    return next((state for state, those in states.items() if iteration in those), "open")
+
+
+def _modified(path):
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _time_of_disk(folder):
+    """What time it is for the disk, by whose clock files are modified: not by this machine's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder.shared) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # it can only be read
+        return time.time()
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(max(0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+if __name__ == "__main__":
+    main()
