@@ -1,18 +1,12 @@
 """The files for Kubernetes: valid, and what no schema knows."""
 
 import ast
-import json
 import re
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import TEMPLATE
-
-# The files are rendered for all answers until the question is asked.
-QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
-CLUSTER = {"cluster": "kubernetes"} if "cluster" in QUESTIONS else {}
 
 NEWEST = kubernetes_validate.latest_version()
 FILES = ("volume.yaml", "train.yaml", "evaluate.yaml")
@@ -60,13 +54,13 @@ def option(job, name: str) -> str:
 
 @pytest.fixture(scope="module", params=["plain", "train_net", "lazyconfig", "lightning"])
 def kubernetes(render, request) -> Kubernetes:
-    return Kubernetes(render(trainer=request.param, **CLUSTER))
+    return Kubernetes(render(trainer=request.param, cluster="kubernetes"))
 
 
 @pytest.fixture(scope="module", params=SLUGS, ids=lambda slug: slug[:12])
 def named(render, request) -> Kubernetes:
     answers = {"project_slug": request.param, "package_name": "my_detector"}
-    return Kubernetes(render(**answers, **CLUSTER))
+    return Kubernetes(render(**answers, cluster="kubernetes"))
 
 
 def test_every_document_is_valid(kubernetes):

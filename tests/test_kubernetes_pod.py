@@ -5,7 +5,7 @@
 The image holds the project of the default answers, as k8s/train.yaml asks for. The pods are as the
 files have them: another user than root, nothing to write to but the volumes. What podman lacks is
 done instead of Kubernetes: a pod is made from its Job's template, the volume is given to the user
-(fsGroup), and the pod is told its index. /dev/shm is podman's own, because its emptyDir would belong
+(fsGroup), and the pod is told its index. /dev/shm is podman's own, for its emptyDir would belong
 to root. There are no GPUs, and no memory is asked for.
 """
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_kubernetes import CLUSTER
 
 IMAGE = os.environ.get("KUBERNETES_IMAGE")
 SHORT = "SOLVER.MAX_ITER 6 SOLVER.STEPS (5,) TEST.EVAL_PERIOD 2 TEST.NUM_PICTURES 0".split()
@@ -69,7 +68,7 @@ class Pod:
 
 @pytest.fixture
 def project(render) -> Path:
-    return render(**CLUSTER)
+    return render(cluster="kubernetes")
 
 
 @pytest.fixture
