@@ -1,5 +1,7 @@
 """Evaluation off the training loop: real trainings and evaluators, some of which die."""
 
+import ast
+import contextlib
 import json
 import os
 import re
@@ -7,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -84,6 +88,19 @@ def run(project, trained, tmp_path):
     return Evaluators(project, shutil.copytree(trained, tmp_path / "run"))
 
 
+BEST = """
+from my_detector.engine.checkpoint import best
+about = best({folder!r})
+print([about["iteration"], about["value"]])
+"""
+
+
+def best_checkpoint(project, folder) -> list:
+    """The iteration and value of model_best.pth."""
+    command = BEST.format(folder=str(folder))
+    return ast.literal_eval(project.run("python", "-c", command).splitlines()[-1])
+
+
 def test_same_results_as_in_the_loop(project, trained, run):
     assert "bbox/AP" not in project.metrics(trained)[39]
     project.train(*OFF, "TEST.EVAL_IN_LOOP", True, "OUTPUT_DIR", "output/in_loop")
@@ -93,9 +110,11 @@ def test_same_results_as_in_the_loop(project, trained, run):
         logged = in_loop[iteration]
         assert {"val_loss/loss_mask", "segm/AP50", "epoch", "samples_seen"} < result.keys()
         assert result == {name: logged[name] for name in result}
-    best = re.escape("".join(re.findall("model_best.pth (.*)", "")))
+    best = max(in_loop.values(), key=lambda line: line.get("segm/AP", 0))
     status = run.evaluate("--status")
-    assert best in status
+    assert f"segm/AP {best['segm/AP']:.2f} at iteration {best['iteration']}" in status
+    saved = [best_checkpoint(project, folder) for folder in (run.run, "output/in_loop")]
+    assert saved[0] == saved[1] == [best["iteration"], best["segm/AP"]]
     assert "8 published: 8 done, 0 claimed, 0 open, 0 failed" in status
 
 
@@ -128,7 +147,9 @@ def test_unreadable_checkpoint(run):
     claims = run.claims(14)
     assert [claim["status"] for claim in claims] == ["failed", "failed"]
     assert "Traceback" in claims[-1]["error"]
-    assert re.search(r"model_0000014.pth +failed .*Error", run.evaluate("--status", "--attempts", 2))
+    assert re.search(
+        r"model_0000014.pth +failed .*Error", run.evaluate("--status", "--attempts", 2)
+    )
     shutil.copy(run.run / "model_0000019.pth", run.run / "model_0000014.pth")
     run.evaluate("--attempts", 3)
     run.assert_each_once(PUBLISHED)
@@ -176,3 +197,196 @@ def test_many_checkpoints_and_evaluators_that_start_at_once(project, run):
     run.assert_each_once(range(200))
     for process in processes:
         assert "Published" in process.output()
+
+
+HANGS = """
+import {module} as script, torch, time
+
+def save(data, file):
+    if data.get("iteration") == 24:
+        file.write(b"half a checkpoint")
+        file.flush()
+        time.sleep(9999)
+    real(data, file)
+
+real, torch.save = torch.save, save
+if __name__ == "__main__":
+    script.run(script.main)
+"""
+
+
+def test_trainer_that_is_killed_while_it_writes_a_checkpoint(project, tmp_path):
+    run = Evaluators(project, tmp_path / "run")
+    evaluators = [run.start("--watch"), run.start("--watch")]  # before there is anything
+    script = project.folder / "hangs.py"
+    script.write_text(HANGS.format(module=project.script.removesuffix(".py")), encoding="utf-8")
+    command = project.command(*OFF, "OUTPUT_DIR", run.run)
+    try:
+        trainer = project.server.start(project, ["hangs.py", *command[1:]])
+        trainer.wait_for(lambda: any(run.run.glob(".model_0000024.*")))
+        trainer.wait_for(lambda: len(run.results()) == 4)
+        os.killpg(trainer.id, signal.SIGKILL)
+        assert trainer.wait() == -signal.SIGKILL
+    finally:
+        script.unlink()
+    assert list(run.results()) == [4, 9, 14, 19]
+    assert not any(evaluator.has_ended() for evaluator in evaluators)
+    assert "Training from iteration 20 to 40" in project.train(
+        "--config-file", "configs/smoke.yaml", "--resume", *command[3:]
+    )
+    assert [evaluator.wait() for evaluator in evaluators] == [0, 0]
+    run.assert_each_once(PUBLISHED)
+    assert list(project.metrics(run.run)) == list(range(40))
+
+
+def test_training_that_is_gone_without_a_word(run):
+    (run.run / "ended.json").unlink()
+    output = run.evaluate("--watch", "--give-up-after", 0.05, status=1)
+    assert "The training shows no sign of life" in output
+    run.assert_each_once(PUBLISHED)
+    empty = Evaluators(run.project, run.run / "nothing")
+    output = empty.evaluate("--watch", "--give-up-after", 0.01, status=1)
+    assert f"There is no training in {empty.run}" in output
+    assert not empty.run.exists()
+
+
+def test_convergence(project, tmp_path):
+    """Found off the loop, it stops the training, which keeps the checkpoints it should."""
+    run = Evaluators(project, tmp_path / "run")
+    patience = ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
+    patience += ["SOLVER.MAX_ITER", 99999, "SOLVER.CHECKPOINT_MAX_TO_KEEP", 2]
+    trainer = project.start(*OFF, *patience, "OUTPUT_DIR", run.run)
+    assert run.start("--watch").wait() == 0
+    assert trainer.wait() == 0
+    end = ended(project, run.run)
+    assert end["status"] == "converged"
+    expected = "training_completed.txt: converged: no improvement of segm/AP by more than 1000 in 3"
+    assert end["reason"].startswith(expected)
+    log = project.metrics(run.run)
+    published = [*range(4, len(log), 5)]
+    published += [len(log) - 1] if len(log) % 5 else []
+    run.assert_each_once(published)
+    best = max(run.results().values(), key=lambda result: result["segm/AP"])
+    assert f"{best['segm/AP']:.2f} at iteration {best['iteration']}" in run.evaluate("--status")
+    kept = {path.name for path in run.run.glob("model_*.pth")}
+    newest = {f"model_{i:07d}.pth" for i in published[-2:]} | {"model_final.pth"}
+    allowed = newest | {"model_best.pth", f"model_{best['iteration']:07d}.pth"}
+    assert {"model_best.pth", "model_final.pth"} <= kept <= allowed
+
+
+def test_another_training_in_the_same_folder(project, run):
+    """Which moves aside the one that is being evaluated."""
+    (run.run / "ended.json").unlink()
+    evaluator = run.start("--watch")
+    run.wait_for_claim(evaluator)
+    project.train(*OFF, "SOLVER.MAX_ITER", 10, "SOLVER.STEPS", "()", "OUTPUT_DIR", run.run)
+    assert evaluator.wait() == 0
+    assert list(run.results()) == [4, 9]
+    assert f"There is another training in {run.run} now" in evaluator.output()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB, which is room for three checkpoints."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk])
+    if mount.returncode:
+        pytest.skip("a small tmpfs cannot be mounted here: full disks were not tested")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_full_disk(project, small_disk):
+    run = Evaluators(project, small_disk / "run")
+    output = project.train(*OFF, "OUTPUT_DIR", run.run, status=1)
+    assert re.search(r"cannot write the checkpoint .*model_0000019.pth: .*No space left", output)
+    assert [path.name for path in run.run.glob(".*")] == []
+    assert ended(project, run.run)["status"] == "failed"
+    evaluator = run.start("--watch", "--give-up-after", 9999)
+    evaluator.wait_for(lambda: evaluator.output().count("No space left") >= 2)
+    subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
+    assert evaluator.wait() == 0, evaluator.output()
+    run.assert_each_once([4, 9, 14])
+    assert "Training from iteration 15 to 40" in project.train(
+        *SMOKE, "--resume", *OFF[2:], "OUTPUT_DIR", run.run
+    )
+    run.evaluate()
+    run.assert_each_once(PUBLISHED)
+    assert (run.run / "model_best.pth").exists()
+
+
+POINTS = """
+import sys, time
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+for line in sys.stdin:
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    print(points, flush=True)
+"""
+
+
+class TensorBoard:
+    """TensorBoard's two readers, open on the curves of a run: that of Python and the server's."""
+
+    def __init__(self, project, run):
+        folder = run / "evaluation"
+        python = project.environment / "bin/python"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.python = subprocess.Popen([python, "-c", POINTS, folder], **pipes)
+        command = ["tensorboard", "--logdir", run, "--port", "0", "--reload_interval", "1"]
+        self.server = subprocess.Popen(
+            [python, "-m", "tensorboard.main", *command[1:]],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lines = iter(self.server.stderr.readline, "")
+        self.address = next(found[0] for line in lines if (found := re.search(r"http:\S+", line)))
+
+    def points(self) -> dict[str, list]:
+        self.python.stdin.write("\n")
+        self.python.stdin.flush()
+        return ast.literal_eval(self.python.stdout.readline())
+
+    def served(self, tag) -> list:
+        url = f"{self.address}data/plugin/scalars/scalars?run=evaluation&tag={tag}"
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(url) as answer:
+            return [(step, value) for _, step, value in json.load(answer)]
+        return []
+
+    def close(self):
+        self.python.stdin.close()
+        for process in (self.python, self.server):
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture
+def tensorboard(project, run):
+    tensorboard = TensorBoard(project, run.run)
+    yield tensorboard
+    tensorboard.close()
+
+
+def test_curves_of_results_that_come_late_and_out_of_order(run, tensorboard):
+    """TensorBoard is open all the time."""
+    seen = []
+    evaluators = [run.start("--order", "newest"), run.start()]
+    while not all(evaluator.has_ended() for evaluator in evaluators):
+        seen.append(len(tensorboard.points().get("segm/AP", [])))
+        time.sleep(0.1)
+    assert len(set(seen)) > 3  # they came one after the other
+    run.assert_each_once(PUBLISHED)
+    results, points = run.results(), tensorboard.points()
+    names = [name for name in results[4] if "/" in name]
+    assert points.keys() == {*names, *(f"by_epoch/{name}" for name in names)}
+    for name in names:
+        expected = [(i, pytest.approx(result[name], 1e-6)) for i, result in results.items()]
+        assert points[name] == expected
+        steps = [round(1000 * result["epoch"]) for result in results.values()]
+        assert [step for step, _ in points[f"by_epoch/{name}"]] == steps
+        deadline = time.monotonic() + 30
+        while tensorboard.served(name) != expected and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert tensorboard.served(name) == expected

@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from random import Random
 
 import pytest
 import torch
 
+from my_detector.engine import checkpoint
 from my_detector.engine.checkpoint import Checkpointer
 from my_detector.engine.early_stopping import EarlyStopping, Metric
 
@@ -76,6 +78,52 @@ def test_metric_that_is_not_named(names, expected):
     assert (metric.name, metric.mode) == expected
 
 
+def test_results_elsewhere_stop_training_only_where_it_would_have_stopped_in_their_own_order():
+    """Whatever of them is still missing, and whatever it turns out to be."""
+
+    def stops_with(values):
+        for number in range(len(values) + 1):
+            early_stopping = EarlyStopping(Metric("bbox/AP"), 3, min_delta)
+            shown = enumerate(values[:number])
+            early_stopping.judge({i: v if v is None else {"bbox/AP": v} for i, v in shown})
+            if early_stopping.should_stop:
+                return number - 1
+        return 999
+
+    random = Random(0)
+    stopped = 0
+    for _ in range(500):
+        values = [random.randint(0, 20) / 10 for _ in range(12)]
+        min_delta = random.choice([0.0, 0.5])
+        some = [value if random.random() < 0.8 else None for value in values]
+        whole = stops_at(values, patience=3, min_delta=min_delta)
+        assert stops_with(values) == (999 if whole is None else whole)
+        assert stops_with(some) >= stops_with(values), (values, some, min_delta)
+        stopped += stops_with(some) < 999
+    assert stopped > 50
+    # A result that is missing may be an improvement, after which patience begins anew.
+    for results, stops in (
+        ({0: 10, 10: 9, 20: 9, 30: 9}, True),
+        ({0: 10, 10: 9, 20: None, 30: 9, 40: 9}, False),
+        ({0: None, 10: 9, 20: 8, 30: 8, 40: 8}, True),
+        ({30: 9, 0: 10, 20: 9, 10: 9}, True),
+    ):
+        early_stopping = EarlyStopping(Metric("bbox/AP"), patience=3)
+        early_stopping.judge({i: v and {"bbox/AP": v} for i, v in results.items()})
+        assert early_stopping.should_stop == stops, results
+
+
+def test_rehearsal_of_a_training_that_was_evaluated_elsewhere(tmp_path):
+    for iteration, ap in ((9, 10.0), (19, 20.0), (29, 19.0), (39, 18.0)):
+        result = {"iteration": iteration, "epoch": iteration / 10, "bbox/AP": ap}
+        (tmp_path / f"metrics_{iteration:07d}.json").write_text(json.dumps(result))
+    (tmp_path / "metrics.json").write_text('{"iteration": 9, "epoch": 0.9, "total_loss": 1.0}\n')
+    command = [sys.executable, "tools/rehearse_early_stopping.py", tmp_path, "--patience", "2"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert "39 (epoch 3.9)" in run.stdout, run.stderr
+    assert "4 evaluations; the best bbox/AP of the training is 20.00" in run.stdout
+
+
 def test_metric_that_is_not_there_or_not_known():
     with pytest.raises(ValueError, match=r"no metric 'bbox/mAP'.* There are: bbox/AP, segm/AP."):
         EarlyStopping(Metric("bbox/mAP")).check(["segm/AP", "bbox/AP"])
@@ -90,7 +138,7 @@ def test_best_checkpoint_never_gets_worse(tmp_path):
         for iteration, value in enumerate(values):
             model.weight.data.fill_(value)
             checkpointer.save_best(Metric("bbox/AP"), {"bbox/AP": value}, iteration)
-        return checkpointer.best(), torch.load(tmp_path / "model_best.pth")["model"]["weight"]
+        return checkpoint.best(tmp_path), torch.load(tmp_path / "model_best.pth")["model"]["weight"]
 
     model = torch.nn.Linear(1, 1)
     for values, best in (([1, 3, 2], 3), ([2, NAN], 3), ([4], 4)):
@@ -122,5 +170,5 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model.weight.data[0, 1] = NAN
     with pytest.raises(FloatingPointError, match="1 weights are not finite any more, such as weig"):
         checkpointer.save("bad", iteration=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.pth", "last_checkpoint"]
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["good.pth"]
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "good.pth")

@@ -10,13 +10,14 @@ of the config come after all other options. A training leaves its evaluation to 
 {{ "train.eval_in_loop=False" if cookiecutter.trainer == "lazyconfig" else "TEST.EVAL_IN_LOOP False" }}.
 
 Results are metrics_<iteration>.json, curves in TensorBoard, model_best.pth and, when training does
-not improve any more, training_completed.txt, which stops it. The exit status is 0 if all are there, 1
-if some checkpoints could not be evaluated, or if the training is gone without having ended.
+not improve any more, training_completed.txt, which stops it. The exit status is 0 if all are there;
+1 if some checkpoints could not be evaluated, or the training is gone without having ended.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -112,7 +113,10 @@ def serve(args, watch) -> int | None:
             backlog = evaluator.look()
             sign = 1 if args.order == "oldest" else -1
             for iteration in sorted(backlog.open, key=lambda i: (backlog.open[i], sign * i)):
-                if evaluator.evaluate(iteration, backlog.open[iteration], is_same_run):
+                became = evaluator.evaluate(iteration, backlog.open[iteration], is_same_run)
+                if became == "failed":  # it may have left this process, or its GPU, in any state
+                    start_afresh()
+                if became:
                     break
             else:
                 is_gone = not end and watch.is_silent(folder.trainer_file(), patience)
@@ -124,6 +128,12 @@ def serve(args, watch) -> int | None:
             time.sleep(args.poll)
     logger.info("There is another training in %s now", args.run)
     return None
+
+
+def start_afresh():
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def finish(backlog, is_gone) -> int:

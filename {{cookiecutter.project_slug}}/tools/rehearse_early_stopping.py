@@ -4,8 +4,9 @@
 uv run tools/rehearse_early_stopping.py output/smoke --patience 1 2 3 5
 uv run tools/rehearse_early_stopping.py output/smoke --metric val_loss/total_loss
 
-It reads `metrics.json`. The cost is in AP (or PQ, mIoU): the best of the whole training, less that
-of the checkpoint that would have been kept as the best by the metric.
+It reads `metrics.json` and the results of tools/evaluate_checkpoints.py. The cost is in AP (or PQ,
+mIoU): the best of the whole training, less that of the checkpoint that would have been kept as the
+best by the metric.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping, Metric
+from {{ cookiecutter.package_name }}.engine.run_folder import RunFolder
 
 
 def main():
@@ -32,6 +34,10 @@ def main():
     if not file.is_file():
         parser.error(f"{args.run} is not the output folder of a training: it has no metrics.json")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    by_iteration = {line["iteration"]: line for line in lines}
+    for iteration, result in RunFolder(args.run).results().items():  # of evaluations elsewhere
+        by_iteration[iteration] = by_iteration.get(iteration, {}) | result
+    lines = [by_iteration[iteration] for iteration in sorted(by_iteration)]
     logged = [dict(lines[0])] if lines else []
     for line in lines[1:]:
         logged.append(logged[-1] | line)  # a metric has its value until it gets another

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,9 +48,10 @@ def save_checkpoint(path: str, data: dict):
         )
     try:
         write_whole(path, lambda file: torch.save(data, file))
-    except (OSError, RuntimeError) as error:  # torch.save makes the one of the other
+    except (OSError, RuntimeError) as error:
+        reason = error.__context__ or error  # torch.save says of a full disk "unexpected pos"
         raise OSError(
-            f"cannot write the checkpoint {path}: {error}. The last one is as it was: when there "
+            f"cannot write the checkpoint {path}: {reason}. The last one is as it was: when there "
             "is space, --resume goes on from it. SOLVER.CHECKPOINT_MAX_TO_KEEP deletes old ones."
         ) from error
     logger.info("Saved checkpoint %s", path)
@@ -76,6 +78,16 @@ def publish_last(folder: Path):
         iteration = torch.load(path, map_location="cpu", mmap=True)["iteration"]
         if iteration not in RunFolder(folder).published():
             make_last(str(path), iteration)
+
+
+def best(folder: str | Path) -> dict | None:
+    """The `metric`, `value` and `iteration` of the best checkpoint of a run, if there is one."""
+    path = Path(folder, BEST)
+    if not path.exists():
+        return None
+    saved = torch.load(path, map_location="cpu", mmap=True)  # does not read the weights
+    keys = ("metric", "value", "iteration")
+    return {key: saved[key] for key in keys} if "metric" in saved else None
 
 
 class Pruner:
@@ -151,19 +163,10 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_to_disk:
             return
-        value, best = metric.find(logged), self.best()
-        than = best["value"] if best and best["metric"] == metric.name else None
+        value, has = metric.find(logged), best(self.save_dir)
+        than = has["value"] if has and has["metric"] == metric.name else None
         if value is not None and metric.is_better(value, than):
             self._write(BEST, metric=metric.name, value=value, iteration=iteration)
-
-    def best(self) -> dict | None:
-        """The `metric`, `value` and `iteration` of the best checkpoint, if there is one."""
-        path = os.path.join(self.save_dir, BEST)
-        if not os.path.exists(path):
-            return None
-        saved = torch.load(path, map_location="cpu", mmap=True)  # does not read the weights
-        keys = ("metric", "value", "iteration")
-        return {key: saved[key] for key in keys} if "metric" in saved else None
 
     def _write(self, name, **data):
         save_checkpoint(os.path.join(self.save_dir, name), data | model_state(self.model))
@@ -183,6 +186,10 @@ class Checkpointer(DetectionCheckpointer):
                 f"cannot load the weights '{path}': {error}. Give another file with MODEL.WEIGHTS; "
                 "on a machine without internet, copy it there first. MODEL.WEIGHTS '' trains from "
                 "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
+            ) from error
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise OSError(
+                f"the weights '{path}' cannot be read: the file is damaged, or is no checkpoint."
             ) from error
         if "loss_normalizer" in loaded:
             self.model.loss_normalizer = loaded.pop("loss_normalizer")

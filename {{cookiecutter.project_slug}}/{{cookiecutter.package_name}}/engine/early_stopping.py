@@ -125,17 +125,17 @@ class EarlyStopping:
         value = self.metric.find(comm.all_gather(dict(logged))[0])
         if value is None:
             return
-        self._count(value, iteration)
+        self._count(value, iteration, self.min_delta)
         if self.waited:
             logger.info("%s is %.4g: %s", self.metric.name, value, self.reason)
 
-    def _count(self, value, iteration):
+    def _count(self, value, iteration, min_delta):
         self.evaluations += 1
         if self.evaluations <= self.warmup_evals:
             return
         if value is None:
             self.waited = 0
-        elif self.metric.is_better(value, self.best, self.min_delta):
+        elif self.metric.is_better(value, self.best, min_delta):
             self.best, self.best_iteration, self.waited = value, iteration, 0
         else:
             self.waited += 1
@@ -149,10 +149,15 @@ class EarlyStopping:
         Raises:
             ValueError: as `Metric.find`.
         """
+        min_delta = self.min_delta
         for iteration, logged in sorted(results.items()):
-            if not self.should_stop:
-                value = None if logged is None else self.metric.find(logged)
-                self._count(value, iteration)
+            if self.should_stop:
+                return
+            if logged is None:
+                # The best may be one that is missing, and so be worse by this than another.
+                min_delta = 0.0
+            value = None if logged is None else self.metric.find(logged)
+            self._count(value, iteration, min_delta)
 
     @property
     def should_stop(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..experiment import build_model
-from .checkpoint import BEST, Checkpointer, Pruner, save_checkpoint
+from .checkpoint import BEST, Checkpointer, Pruner, best, save_checkpoint
 from .curves import Curves
 from .early_stopping import EarlyStopping, best_of
 from .evaluation import evaluate, metric_names
@@ -85,7 +85,6 @@ class Evaluator:
         self.keep_predictions = keep_predictions
         self.watch = Watch()
         self.model = build_model(cfg).eval()
-        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, complete=True)
         self.metric = EarlyStopping.from_config(cfg).metric
         with tempfile.TemporaryDirectory() as temporary:
             names = metric_names(cfg, self.model, temporary)
@@ -100,8 +99,8 @@ class Evaluator:
             lambda attempt: not self.watch.is_silent(attempt.path, attempt.timeout),
         )
 
-    def evaluate(self, iteration: int, number: int, still_wanted=lambda: True) -> bool:
-        """Evaluates a checkpoint, unless another process does. Returns whether it was this one.
+    def evaluate(self, iteration: int, number: int, still_wanted=lambda: True) -> str | None:
+        """Evaluates a checkpoint, unless another process does.
 
         An error is written into the claim, and left to the next attempt. Whatever ends this process
         in order releases the checkpoint.
@@ -109,16 +108,20 @@ class Evaluator:
         Args:
             number: of the attempt.
             still_wanted: asked when the result is there, whether it is published.
+
+        Returns:
+            what has become of the attempt, see `Attempt.status`; None if it was another process's.
         """
         claim = self.folder.claim(iteration, number, self.claim_timeout)
         if not claim:
-            return False
+            return None
         status = {"status": "released"}
         try:
             checkpoint = self.folder.published()[iteration]["checkpoint"]
             logger.info("Evaluating %s, attempt %d", checkpoint, number)
             start = time.perf_counter()
-            self.checkpointer.load(str(self.folder.path / checkpoint), checkpointables=[])
+            checkpointer = Checkpointer(self.model, complete=True)
+            checkpointer.load(str(self.folder.path / checkpoint), checkpointables=[])
             with tempfile.TemporaryDirectory() as temporary:
                 metrics = evaluate(self.cfg, self.model, temporary)
                 if still_wanted() and self._publish(claim, iteration, metrics, temporary):
@@ -131,7 +134,7 @@ class Evaluator:
             logger.exception("Could not evaluate iteration %d: %s", iteration, error)
         finally:
             claim.close(**status)
-        return True
+        return status["status"]
 
     def _publish(self, claim: Heartbeat, iteration, metrics, predictions):
         result = {"iteration": iteration, **progress(self.cfg, iteration), **metrics}
@@ -186,7 +189,7 @@ class Evaluator:
             iteration = best_of(self.metric, results)
             if iteration is None:
                 return
-            value, has = self.metric.find(results[iteration]), self.checkpointer.best()
+            value, has = self.metric.find(results[iteration]), best(self.folder.path)
             than = has["value"] if has and has["metric"] == self.metric.name else None
             if not self.metric.is_better(value, than):
                 return

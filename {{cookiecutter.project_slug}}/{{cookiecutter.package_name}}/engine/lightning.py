@@ -20,7 +20,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..config import amp_dtype
 from . import early_stopping
-from .checkpoint import BEST, INTERRUPTED, Checkpointer, Pruner, make_last, save_checkpoint
+from .checkpoint import (
+    BEST,
+    INTERRUPTED,
+    Checkpointer,
+    Pruner,
+    best,
+    make_last,
+    save_checkpoint,
+)
 from .stop_request import StopRequest
 from .writers import LogAboveBar, build_writers, for_bar, logged, progress
 
@@ -139,9 +147,9 @@ class SaveBest(ModelCheckpoint):
     def on_validation_end(self, trainer, module):
         if trainer.state.fn == "fit":
             self.checkpointer.save_best(self.metric, logged(self.cfg), trainer.global_step - 1)
-            if best := self.checkpointer.best():
+            if about := best(self.dirpath):
                 self.best_model_path = os.path.join(self.dirpath, BEST)
-                self.best_model_score = torch.tensor(best["value"])
+                self.best_model_score = torch.tensor(about["value"])
 
 
 class SavePeriodically(ModelCheckpoint):

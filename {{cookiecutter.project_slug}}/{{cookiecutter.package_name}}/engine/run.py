@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import epochs_to_iterations, get_key, set_key, spell
 from ..data.loader import SIGNALS, training_images
 from ..experiment import NAMES, get_config, read_config, write_config
-from .checkpoint import BEST, Checkpointer, publish_last
+from .checkpoint import BEST, best, publish_last
 from .evaluation import record_subset, summary
 from .run_folder import BEAT, Heartbeat, RunFolder, write_json
 from .stop_request import NAME as STOP_FILE
@@ -281,7 +281,6 @@ def report(cfg, model, metrics: dict[str, float]):
     lines = [
         f"{key:20} {value:.{4 if 'loss' in key else 2}f}" for key, value in summary(metrics).items()
     ]
-    best = Checkpointer(model, cfg.OUTPUT_DIR).best()
     for what, path in (
         ("checkpoint", (output / "last_checkpoint").exists() and _last_checkpoint(output)),
         ("metrics", output / "metrics.json"),
@@ -289,8 +288,8 @@ def report(cfg, model, metrics: dict[str, float]):
     ):
         if path and path.exists():
             lines.append(f"{what:20} {path}")
-    if best:
-        what = f"{best['metric']} {best['value']:.2f} at iteration {best['iteration']}"
+    if about := best(output):
+        what = f"{about['metric']} {about['value']:.2f} at iteration {about['iteration']}"
         lines.append(f"{'best checkpoint':20} {output / BEST} ({what})")
     if not cfg.TEST.EVAL_IN_LOOP:
         lines.append(f"{'evaluation':20} uv run tools/evaluate_checkpoints.py {output}")
