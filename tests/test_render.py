@@ -144,7 +144,7 @@ def parse(project: Path):
             case ".toml":
                 tomllib.loads(text)
             case ".yaml" | ".yml":
-                yaml.safe_load(text)
+                list(yaml.safe_load_all(text))
             case ".json":
                 json.loads(text)
 

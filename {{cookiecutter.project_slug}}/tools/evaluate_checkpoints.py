@@ -54,6 +54,12 @@ def main():
     parser.add_argument(
         "--give-up-after", type=float, default=30, help="minutes to wait for a silent training"
     )
+    parser.add_argument(
+        "--restart-within",
+        type=float,
+        default=0,
+        help="minutes in which a failed training may be started again, as a cluster does",
+    )
     parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
     parser.add_argument("--predictions", action="store_true", help="keep what is found in images")
     parser.add_argument("opts", nargs="*", help="overrides of the config")
@@ -107,6 +113,9 @@ def serve(args, watch) -> int | None:
     while is_same_run():
         try:
             end = folder.end()  # before looking: what was published before the end is there then
+            restart = 60 * args.restart_within
+            if end == "failed" and not watch.is_silent(folder.path / "ended.json", restart):
+                end = None
             evaluator.judge()
             backlog = evaluator.look()
             sign = 1 if args.order == "oldest" else -1

@@ -56,7 +56,7 @@ def run(main):
         _join_processes(args.num_gpus)
         _run(main, args)
         return
-    if args.num_gpus > 1:
+    if args.num_gpus * args.num_machines > 1:  # else there is only this one
         _pass_signals_on()
     try:
         launch(
