@@ -315,7 +315,7 @@ def test_full_disk(project, small_disk):
     assert re.search(r"cannot write the checkpoint .*model_0000019.pth: .*No space left", output)
     assert [path.name for path in run.run.glob(".*")] == []
     assert ended(project, run.run)["status"] == "failed"
-    evaluator = run.start("--watch", "--give-up-after", 0.1)
+    evaluator = run.start("--watch", "--restart-within", 0)
     evaluator.wait_for(lambda: evaluator.output().count("No space left") >= 2)
     subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
     assert evaluator.wait() == 0, evaluator.output()

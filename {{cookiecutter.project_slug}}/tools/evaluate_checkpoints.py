@@ -57,8 +57,8 @@ def main():
     parser.add_argument(
         "--restart-within",
         type=float,
-        default=0,
-        help="minutes in which a failed training may be started again, as a cluster does",
+        default=2,
+        help="minutes in which a failed training may be started again, as clusters do",
     )
     parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
     parser.add_argument("--predictions", action="store_true", help="keep what is found in images")
@@ -89,7 +89,7 @@ def serve(args, watch) -> int | None:
     """
     folder, config = RunFolder(args.run), args.run / "config.yaml"
     patience = 60 * args.give_up_after
-    grace = time.monotonic() + min(120, patience)
+    restart = 60 * args.restart_within
     while not config.is_file():
         if watch.is_silent(config, patience):
             print(f"There is no training in {args.run}: {config.name} is still missing.")
@@ -113,7 +113,6 @@ def serve(args, watch) -> int | None:
     while is_same_run():
         try:
             end = folder.end()  # before looking: what was published before the end is there then
-            restart = 60 * args.restart_within
             if end == "failed" and not watch.is_silent(folder.path / "ended.json", restart):
                 end = None
             evaluator.judge()
@@ -127,9 +126,7 @@ def serve(args, watch) -> int | None:
                     break
             else:
                 is_gone = not end and watch.is_silent(folder.trainer_file(), patience)
-                # One that ended badly may be resumed right now, by what has started this process.
-                is_over = end and (end not in ("failed", "stopped") or time.monotonic() > grace)
-                if not args.watch or ((is_over or is_gone) and not backlog.claimed):
+                if not args.watch or ((end or is_gone) and not backlog.claimed):
                     return finish(backlog, is_gone and args.watch)
                 time.sleep(args.poll)
         except OSError as error:  # a full disk, or a network disk that is away for a while
