@@ -268,7 +268,8 @@ if "lvis" not in found["format"] + found["name"]:
 advised = "faster_rcnn_R_50_FPN" if "splits" not in found and "boxes" in tasks else usable[0]
 known = {"dataset": found["name"], "config": advised, "masks": str("masks" in tasks)}
 known |= dataset_names(found) | sizes(found)
-for path in [Path("README.md"), Path(f"{PACKAGE}/data/dataset.py"), *Path("configs").iterdir()]:
+named = [*Path("configs").iterdir(), *Path().glob("slurm/*.sbatch")]
+for path in [Path("README.md"), Path(f"{PACKAGE}/data/dataset.py"), *named]:
     if path.is_file() and "\ue000".encode() in path.read_bytes():
         edit(path, partial(re.sub, "\ue000(\\w+)\ue000", lambda token: known[token[1]]))
 

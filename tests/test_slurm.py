@@ -1,0 +1,188 @@
+"""The files in slurm/: by what reads shell scripts, and in a real Slurm with two nodes."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+from lazy import translate
+from projects import LONG, TRAINERS, ended
+from slurm import Cluster, what_is_missing
+
+TRAIN, EVALUATE = "slurm/train.sbatch", "slurm/evaluate.sbatch"
+# The settings at the top, for this machine: two nodes with a process each, no GPUs.
+SMALL = {"#SBATCH --gpus-per-node=": None, "#SBATCH --cpus-per-task=": "1"}
+TWO_NODES = {"#SBATCH --nodes=": "2", "#SBATCH --ntasks-per-node=": "1"}
+
+
+def settings(file: Path, changes: dict[str, str | None]):
+    """Changes what follows words with which a line begins, above the line; None removes it."""
+    top, rule, script = file.read_text(encoding="utf-8").partition("# -----")
+    for words, value in changes.items():
+        line = "" if value is None else f"{words}{value}\n"
+        top, number = re.subn(rf"(?m)^ *{re.escape(words)}.*\n", lambda _: line, top)  # noqa: B023
+        assert number == 1, words
+    file.write_text(top + rule + script, encoding="utf-8")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_scripts_are_sound(render, trainer):
+    project = render(trainer=trainer, cluster="slurm")
+    for name in (TRAIN, EVALUATE):
+        text = (project / name).read_text(encoding="utf-8")
+        assert "{{" not in text and "\ue000" not in text
+        assert "#SBATCH" not in text[text.index("CONFIG=" if name == TRAIN else "RUN=") :]  # unread
+        for checker in (["bash", "-n"], ["shellcheck"]):
+            if shutil.which(checker[0]):
+                check = subprocess.run(
+                    [*checker, name], cwd=project, capture_output=True, text=True
+                )
+                assert (check.returncode, check.stdout + check.stderr) == (0, "")
+        config = re.search(r"(?m)^CONFIG=(.*)", text)
+        assert not config or (project / config[1]).is_file()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if missing := what_is_missing():
+        reason = f"no Slurm can be started: {missing}; slurm/ was not tested"
+        if os.environ.get("REQUIRE_SLURM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+STAND_IN = """#!/bin/bash
+run=${@: -1}
+echo "$RANK of $WORLD_SIZE" >> "$run/started"
+"""
+
+
+@pytest.mark.training
+class TestHowItEnds:
+    """What becomes of a job, by how its processes end, which only pretend to train."""
+
+    @pytest.fixture
+    def submit(self, cluster, render):
+        def submit(commands) -> tuple[str, Path]:
+            project = render(cluster="slurm")
+            python = project / "python"
+            python.write_text(STAND_IN + commands, encoding="utf-8")
+            python.chmod(0o755)
+            changes = {"PYTHON=": "./python", "RUN=": "output/run"}
+            settings(project / TRAIN, SMALL | TWO_NODES | changes)
+            return cluster.submit(TRAIN, cwd=project), project
+
+        return submit
+
+    def test_failed(self, cluster, submit):
+        """Not requeued; its status is theirs. One of them may take longer than the other."""
+        commands = """if [ $RANK = 1 ]; then exit 3; fi
+            sleep 2; echo '{"status": "failed"}' > $run/ended.json; exit 1"""
+        job, project = submit(commands)
+        cluster.wait_for(job)
+        assert cluster.about(job, "JobState", "Restarts", "ExitCode") == [["FAILED", "0", "3:0"]]
+        assert (project / "output/run/ended.json").exists()
+
+    def test_cancelled(self, cluster, submit):
+        """Not requeued, although they are interrupted, so that they could go on."""
+        commands = """end() { echo '{"status": "interrupted"}' > $run/ended.json; exit 143; }
+            trap end TERM; touch $run/ready$RANK; sleep 60 & wait"""
+        job, project = submit(commands)
+        ready = [project / f"output/run/ready{rank}" for rank in (0, 1)]
+        cluster.wait_until(lambda: all(file.exists() for file in ready))
+        cluster("scancel", job)
+        cluster.wait_for(job)
+        assert cluster.about(job, "JobState", "Restarts") == [["CANCELLED", "0"]]
+        assert "interrupted" in (project / "output/run/ended.json").read_text()
+
+    def test_interrupted_before_the_first_iteration(self, cluster, submit):
+        """Requeued, but not for ever."""
+        job, project = submit("kill -TERM $$")
+        cluster.wait_for(job)
+        assert cluster.about(job, "JobState", "Restarts", "ExitCode") == [["FAILED", "2", "143:0"]]
+        started = (project / "output/run/started").read_text().splitlines()
+        assert sorted(started) == ["0 of 2"] * 3 + ["1 of 2"] * 3
+        (log,) = project.glob("slurm-*.out")
+        assert "Interrupted 3 times without an iteration: not requeued." in log.read_text()
+
+
+@pytest.mark.training
+class TestTraining:
+    @pytest.fixture
+    def submit(self, cluster):
+        """Submits both files, or one, in the order given; returns the numbers of the jobs."""
+
+        def submit(project, *names):
+            return [
+                cluster.submit(name, cwd=project.folder, environ=project.environ) for name in names
+            ]
+
+        return submit
+
+    def test_evaluated_while_it_runs(self, make_project, cluster, submit):
+        """Two evaluators, which wait for a training on two nodes, evaluate each checkpoint once."""
+        project, run = make_project(cluster="slurm"), "output/cluster"
+        prepare(project, run)
+        evaluation, training = submit(project, EVALUATE, TRAIN)
+        logs = partial(log_of, cluster, project)
+        for job in (training, evaluation):
+            cluster.wait_for(job)
+            ends = cluster.about(job, "JobState", "ExitCode", "Restarts")
+            assert ends == [["COMPLETED", "0:0", "0"]] * len(ends), logs(job)
+        assert len(ends) == 2
+        assert "cpu x 2" in logs(training)
+        assert ended(project, run) == {"status": "finished"}
+        assert list(project.metrics(run)) == list(range(40))
+        checkpoints = {"0000009", "0000019", "0000029", "0000039"}
+        folder = project.folder / run
+        results = {file.stem.removeprefix("metrics_") for file in folder.glob("metrics_*.json")}
+        assert results == checkpoints
+        claims = sorted((folder / "evaluation").glob("claim_*.json"))
+        assert [claim.stem for claim in claims] == [f"claim_{i}_1" for i in sorted(checkpoints)]
+        assert {json.loads(claim.read_text())["status"] for claim in claims} == {"done"}
+        published = re.findall(r"Published metrics_(\d+)\.json", logs(evaluation))
+        assert sorted(published) == sorted(checkpoints)
+
+    @pytest.mark.parametrize("trainer", ["lazyconfig"])
+    def test_preempted(self, make_project, cluster, submit, trainer):
+        """By a job that takes both nodes: it saves, waits in the queue, and goes on from there."""
+        project, run = make_project(trainer=trainer, cluster="slurm"), "output/preempted"
+        prepare(project, run, "SOLVER.MAX_ITER", 60, "SOLVER.STEPS", "(50,)")
+        (job,) = submit(project, TRAIN)
+        log = project.folder / run / "metrics.json"
+        cluster.wait_until(lambda: log.exists() and log.read_text().count("\n") >= 5, 120)
+        whole = ["--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1"]
+        cluster.wait_for(cluster.submit(*whole, cwd=project.folder))
+        interrupted = ended(project, run)
+        cluster.wait_for(job)
+        output = log_of(cluster, project, job)
+        assert cluster.about(job, "JobState", "Restarts") == [["COMPLETED", "1"]], output
+        assert (interrupted["status"], ended(project, run)["status"]) == ("interrupted", "finished")
+        (start,) = re.findall(r"Training from iteration ([1-9]\d*) to 60", output)
+        assert 5 <= int(start) < 60
+        assert list(project.metrics(run)) == list(range(60))  # each of them once
+
+
+def prepare(project, run, *arguments):
+    """Writes settings into both files: those of a short training, and of this machine."""
+    options, is_lazy = [*LONG, "TEST.EVAL_PERIOD", 10, *arguments], project.trainer == "lazyconfig"
+    options = translate(options) if is_lazy else map(str, options)
+    batch = "dataloader.train.total_batch_size=" if is_lazy else "SOLVER.IMS_PER_BATCH "
+    train = {"CONFIG=": f"configs/smoke.{'py' if is_lazy else 'yaml'}"}
+    train[batch] = f"4 {shlex.join(options)}"
+    common = SMALL | {"RUN=": run, "PYTHON=": str(project.environment / "bin/python")}
+    settings(project.folder / TRAIN, common | TWO_NODES | train)
+    settings(project.folder / EVALUATE, common | {"GIVE_UP_AFTER=": "5"})
+
+
+def log_of(cluster, project, job) -> str:
+    """What it wrote, or all jobs of an array."""
+    files = sorted(project.folder.glob(f"slurm-*-{job}*.out"))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
