@@ -14,7 +14,8 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 # A requeued job is held until its credentials have expired: 120 seconds, unless cred_expire is set.
-# More CPUs than there are, because nothing is gained here by waiting for one. No cgroups.
+# More CPUs than there are, since nothing is gained by waiting for one. Devices that are everywhere
+# stand for GPUs: they are allotted, not used. No cgroups, no accounting: they may not be there.
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -36,10 +37,13 @@ SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MinJobAge=100000
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=8
+GresTypes=gpu
+NodeName=DEFAULT CPUs=32 Gres=gpu:4
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}]
 PartitionName=main Nodes=n[1-2] Default=YES PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=n[1-2] PriorityTier=2 PreemptMode=OFF
 """
+GPUS = "Name=gpu File=/dev/full,/dev/null,/dev/random,/dev/zero\n"
 
 
 def what_is_missing() -> str | None:
@@ -60,6 +64,7 @@ class Cluster:
 
     def __enter__(self):
         (self.folder / "state").mkdir()
+        (self.folder / "gres.conf").write_text(GPUS, encoding="utf-8")
         (self.folder / "munge.key").touch(0o600)
         (self.folder / "munge.key").write_bytes(secrets.token_bytes(128))
         host = socket.gethostname().partition(".")[0]
@@ -105,9 +110,8 @@ class Cluster:
 
     def about(self, job: str, *keys: str) -> list[list[str]]:
         """What `scontrol show job` says, for each job of an array."""
-        found = [
-            re.findall(rf"\b{key}=(\S+)", self("scontrol", "show", "job", job)) for key in keys
-        ]
+        shown = self("scontrol", "show", "job", job)
+        found = [re.findall(rf"\b{key}=(\S+)", shown) for key in keys]
         return [list(values) for values in zip(*found, strict=True)]
 
     def wait_for(self, job: str, timeout=300):
@@ -118,11 +122,9 @@ class Cluster:
     def wait_until(self, condition, timeout=60):
         deadline = time.monotonic() + timeout
         while not condition():
-            if time.monotonic() > deadline:
-                logs = sorted(self.folder.glob("*.log"))
-                raise AssertionError(
-                    "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in logs)
-                )
+            if time.monotonic() > deadline or any(d.poll() is not None for d in self.daemons):
+                logs = [log.read_text()[-3000:] for log in sorted(self.folder.glob("*.log"))]
+                raise AssertionError("\n".join(logs))
             time.sleep(0.2)
 
     def _start(self, *command):

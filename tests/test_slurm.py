@@ -17,6 +17,7 @@ from slurm import Cluster, what_is_missing
 TRAIN, EVALUATE = "slurm/train.sbatch", "slurm/evaluate.sbatch"
 # The settings at the top, for this machine: two nodes with a process each, no GPUs.
 SMALL = {"#SBATCH --gpus-per-node=": None, "#SBATCH --cpus-per-task=": "1"}
+STATE = ("JobState", "Restarts")
 TWO_NODES = {"#SBATCH --nodes=": "2", "#SBATCH --ntasks-per-node=": "1"}
 
 
@@ -58,55 +59,87 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
-STAND_IN = """#!/bin/bash
-run=${@: -1}
-echo "$RANK of $WORLD_SIZE" >> "$run/started"
-"""
-
-
 @pytest.mark.training
-class TestHowItEnds:
-    """What becomes of a job, by how its processes end, which only pretend to train."""
+class TestWithStandIn:
+    """The files with a program that only pretends to train or evaluate."""
 
     @pytest.fixture
     def submit(self, cluster, render):
-        def submit(commands) -> tuple[str, Path]:
+        def submit(name, changes, commands) -> tuple[str, Path]:
             project = render(cluster="slurm")
             python = project / "python"
-            python.write_text(STAND_IN + commands, encoding="utf-8")
+            commands = f"#!/bin/bash\nrun=output/run\nmkdir -p $run\n{commands}"
+            python.write_text(commands, encoding="utf-8")
             python.chmod(0o755)
-            changes = {"PYTHON=": "./python", "RUN=": "output/run"}
-            settings(project / TRAIN, SMALL | TWO_NODES | changes)
-            return cluster.submit(TRAIN, cwd=project), project
+            settings(project / name, {"PYTHON=": "./python", "RUN=": "output/run"} | changes)
+            return cluster.submit(name, cwd=project), project
 
         return submit
+
+    def test_settings_as_they_come(self, cluster, submit):
+        """A process for each of the four GPUs of a node, and one GPU for each evaluator."""
+        said = 'echo "$RANK $WORLD_SIZE $LOCAL_RANK $GROUP_RANK $CUDA_VISIBLE_DEVICES: $*" > $run/'
+        job, project = submit(TRAIN, {}, said + "$RANK")
+        cluster.wait_for(job)
+        assert cluster.about(job, "JobState") == [["COMPLETED"]]
+        for rank in range(4):
+            output = (project / f"output/run/{rank}").read_text(encoding="utf-8")
+            ours, _, command = output.strip().partition(": ")
+            assert ours == f"{rank} 4 {rank} 0 0,1,2,3"
+            assert command.startswith(
+                "plain_train_net.py --config-file configs/faster_rcnn_R_50_FPN"
+            )
+            assert command.endswith(" SOLVER.CHECKPOINT_MAX_TO_KEEP 3 OUTPUT_DIR output/run")
+        job, project = submit(EVALUATE, {}, said + "$SLURM_ARRAY_TASK_ID; sleep 2")
+        cluster.wait_for(job)
+        assert cluster.about(job, "JobState") == [["COMPLETED"]] * 2
+        outputs = [(project / f"output/run/{i}").read_text(encoding="utf-8") for i in (0, 1)]
+        assert sorted(output.split(":")[0].strip() for output in outputs) == ["0", "1"]
+
+    def test_evaluator_is_interrupted(self, cluster, submit):
+        """It alone is requeued, also the one whose number is that of the array."""
+        commands = """task=$run/$SLURM_ARRAY_TASK_ID; echo >> $task
+            [ "$(wc -l < $task)" = 1 ] || exit 0; sleep 60 & wait"""
+        job, project = submit(EVALUATE, SMALL | {"#SBATCH --array=": "0-2"}, commands)
+        starts = [project / f"output/run/{i}" for i in range(3)]
+        cluster.wait_until(lambda: all(file.exists() for file in starts))
+        (number,) = [i for n, i in cluster.about(job, "JobId", "ArrayTaskId") if n == job]
+        cluster("scancel", "--signal=TERM", f"{job}_{number}")
+        state = ["COMPLETED", "1", number]
+        cluster.wait_until(lambda: state in cluster.about(job, *STATE, "ArrayTaskId"))
+        cluster("scancel", job)
+        cluster.wait_for(job)
+        expected = {number: ["COMPLETED", "1"]}
+        states = {i: state for *state, i in cluster.about(job, *STATE, "ArrayTaskId")}
+        assert states == {i: expected.get(i, ["CANCELLED", "0"]) for i in "012"}
 
     def test_failed(self, cluster, submit):
         """Not requeued; its status is theirs. One of them may take longer than the other."""
         commands = """if [ $RANK = 1 ]; then exit 3; fi
             sleep 2; echo '{"status": "failed"}' > $run/ended.json; exit 1"""
-        job, project = submit(commands)
+        job, project = submit(TRAIN, SMALL | TWO_NODES, commands)
         cluster.wait_for(job)
-        assert cluster.about(job, "JobState", "Restarts", "ExitCode") == [["FAILED", "0", "3:0"]]
+        assert cluster.about(job, *STATE, "ExitCode") == [["FAILED", "0", "3:0"]]
         assert (project / "output/run/ended.json").exists()
 
     def test_cancelled(self, cluster, submit):
         """Not requeued, although they are interrupted, so that they could go on."""
         commands = """end() { echo '{"status": "interrupted"}' > $run/ended.json; exit 143; }
             trap end TERM; touch $run/ready$RANK; sleep 60 & wait"""
-        job, project = submit(commands)
+        job, project = submit(TRAIN, SMALL | TWO_NODES, commands)
         ready = [project / f"output/run/ready{rank}" for rank in (0, 1)]
         cluster.wait_until(lambda: all(file.exists() for file in ready))
         cluster("scancel", job)
         cluster.wait_for(job)
-        assert cluster.about(job, "JobState", "Restarts") == [["CANCELLED", "0"]]
+        assert cluster.about(job, *STATE) == [["CANCELLED", "0"]]
         assert "interrupted" in (project / "output/run/ended.json").read_text()
 
     def test_interrupted_before_the_first_iteration(self, cluster, submit):
         """Requeued, but not for ever."""
-        job, project = submit("kill -TERM $$")
+        commands = 'echo "$RANK of $WORLD_SIZE" >> $run/started; kill -TERM $$'
+        job, project = submit(TRAIN, SMALL | TWO_NODES, commands)
         cluster.wait_for(job)
-        assert cluster.about(job, "JobState", "Restarts", "ExitCode") == [["FAILED", "2", "143:0"]]
+        assert cluster.about(job, *STATE, "ExitCode") == [["FAILED", "2", "143:0"]]
         started = (project / "output/run/started").read_text().splitlines()
         assert sorted(started) == ["0 of 2"] * 3 + ["1 of 2"] * 3
         (log,) = project.glob("slurm-*.out")
@@ -163,7 +196,7 @@ class TestTraining:
         interrupted = ended(project, run)
         cluster.wait_for(job)
         output = log_of(cluster, project, job)
-        assert cluster.about(job, "JobState", "Restarts") == [["COMPLETED", "1"]], output
+        assert cluster.about(job, *STATE) == [["COMPLETED", "1"]], output
         assert (interrupted["status"], ended(project, run)["status"]) == ("interrupted", "finished")
         (start,) = re.findall(r"Training from iteration ([1-9]\d*) to 60", output)
         assert 5 <= int(start) < 60
@@ -180,6 +213,7 @@ def prepare(project, run, *arguments):
     common = SMALL | {"RUN=": run, "PYTHON=": str(project.environment / "bin/python")}
     settings(project.folder / TRAIN, common | TWO_NODES | train)
     settings(project.folder / EVALUATE, common | {"GIVE_UP_AFTER=": "5"})
+    project.run("python", "--version")  # installs it into the environment, which others share
 
 
 def log_of(cluster, project, job) -> str:
