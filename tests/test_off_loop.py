@@ -250,6 +250,18 @@ def test_training_that_is_gone_without_a_word(run):
     assert not empty.run.exists()
 
 
+def test_training_that_failed_and_is_resumed_while_evaluators_start(project, run):
+    last = run.run / "evaluation/model_0000039.json"
+    last.unlink()
+    (run.run / "ended.json").write_text('{"status": "failed"}')
+    evaluator = run.start("--watch")
+    evaluator.wait_for(lambda: len(run.results()) == 7)
+    time.sleep(1)  # five looks
+    project.train(*SMOKE, "--resume", *OFF[2:], "OUTPUT_DIR", run.run)  # publishes the last
+    assert evaluator.wait() == 0
+    run.assert_each_once(PUBLISHED)
+
+
 def test_convergence(project, tmp_path):
     """Found off the loop, it stops the training, which keeps the checkpoints it should."""
     run = Evaluators(project, tmp_path / "run")
@@ -303,7 +315,7 @@ def test_full_disk(project, small_disk):
     assert re.search(r"cannot write the checkpoint .*model_0000019.pth: .*No space left", output)
     assert [path.name for path in run.run.glob(".*")] == []
     assert ended(project, run.run)["status"] == "failed"
-    evaluator = run.start("--watch", "--give-up-after", 9999)
+    evaluator = run.start("--watch", "--restart-within", 0)
     evaluator.wait_for(lambda: evaluator.output().count("No space left") >= 2)
     subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
     assert evaluator.wait() == 0, evaluator.output()
@@ -379,12 +391,13 @@ def test_curves_of_results_that_come_late_and_out_of_order(run, tensorboard):
     assert len(set(seen)) > 3  # they came one after the other
     run.assert_each_once(PUBLISHED)
     results, points = run.results(), tensorboard.points()
-    names = [name for name in results[4] if "/" in name]
-    assert points.keys() == {*names, *(f"by_epoch/{name}" for name in names)}
+    names = {name for result in results.values() for name in result if "/" in name}
+    assert points.keys() == names | {f"by_epoch/{name}" for name in names}
     for name in names:
-        expected = [(i, pytest.approx(result[name], 1e-6)) for i, result in results.items()]
+        having = {i: result for i, result in results.items() if name in result}
+        expected = [(i, pytest.approx(result[name], 1e-6)) for i, result in having.items()]
         assert points[name] == expected
-        steps = [round(1000 * result["epoch"]) for result in results.values()]
+        steps = [round(1000 * result["epoch"]) for result in having.values()]
         assert [step for step, _ in points[f"by_epoch/{name}"]] == steps
         deadline = time.monotonic() + 30
         while tensorboard.served(name) != expected and time.monotonic() < deadline:

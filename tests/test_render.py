@@ -37,12 +37,15 @@ FILES = """
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
     my_detector/engine/checkpoint.py
+    my_detector/engine/curves.py
     my_detector/engine/data_page.py
     my_detector/engine/early_stopping.py
     my_detector/engine/evaluation.py
+    my_detector/engine/evaluator.py
     my_detector/engine/panoptic_evaluation.py
     my_detector/engine/run.py
     my_detector/engine/run_folder.py
+    my_detector/engine/run_status.py
     my_detector/engine/stop_request.py
     my_detector/engine/validation_pass.py
     my_detector/engine/visualize.py
@@ -60,6 +63,7 @@ FILES = """
     tests/test_training.py
     tools/benchmark_evaluation.py
     tools/check_dataset.py
+    tools/evaluate_checkpoints.py
     tools/predict.py
     tools/rehearse_early_stopping.py
     tools/visualize_data.py

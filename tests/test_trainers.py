@@ -220,6 +220,51 @@ class EachTrainer:
         end = {"status": "stopped", "reason": "KeyboardInterrupt()"}
         assert ended(each, "output/interrupted") == end
 
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_interrupted_by_the_cluster(self, each, processes):
+        """Which tells all processes, the workers of loaders too; or only the one it has started."""
+        run = f"output/signal_{processes}"
+        log = each.folder / run / "metrics.json"
+        arguments = [*SMOKE, "--num-gpus", processes, *LONG, "SOLVER.MAX_ITER", 9999]
+        arguments += ["DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 9999]
+        process = each.start(*arguments, "TEST.EVAL_PERIOD", 0, "OUTPUT_DIR", run)
+        process.wait_for(lambda: log.exists() and log.read_text().count("\n") >= 4)
+        kill, name = (os.killpg, "SIGTERM") if processes == 1 else (os.kill, "SIGUSR1")
+        kill(process.id, getattr(signal, name))
+        assert process.wait() == 128 + getattr(signal, name), process.output()
+        assert ended(each, run) == {"status": "interrupted", "reason": f"{name}; --resume goes on"}
+        done = len(each.metrics(run))
+        assert "bbox/AP" not in each.metrics(run)[done - 1]
+        assert (each.folder / run / "last_checkpoint").read_text() == "model_interrupted.pth"
+        more = ["SOLVER.MAX_ITER", done + 2, "SOLVER.STEPS", "()", "OUTPUT_DIR", run]
+        output = each.train(*SMOKE, "--resume", *LONG, *more)
+        assert f"Training from iteration {done} to {done + 2}" in output
+        assert list(each.metrics(run)) == list(range(done + 2))
+        assert ended(each, run) == {"status": "finished"}
+        published = (each.folder / run / "evaluation").glob("model_*.json")
+        assert done - 1 not in {int(path.stem[6:]) for path in published}
+
+    def test_torchrun_and_evaluation_off_the_loop(self, each):
+        """The same losses as with detectron2's launcher, and the same metrics as in the loop."""
+        short = [*LONG, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "(5,)", "TEST.EVAL_PERIOD", 3]
+        short += ["MODEL.DEVICE", "cpu"]
+        each.train(*SMOKE, "--num-gpus", 2, *short, "OUTPUT_DIR", "output/launch")
+        off = [*short, "TEST.EVAL_IN_LOOP", False, "OUTPUT_DIR", "output/torchrun"]
+        each.run("torchrun", "--nproc-per-node", 2, *each.command(*SMOKE, *off))
+        expected, logged = each.metrics("output/launch"), each.metrics("output/torchrun")
+        assert [line["total_loss"] for line in logged.values()] == [
+            line["total_loss"] for line in expected.values()
+        ]
+        evaluator = each.server.start(each, ["tools/evaluate_checkpoints.py", "output/torchrun"])
+        assert evaluator.wait() == 0, evaluator.output()
+        for iteration in (2, 5):
+            file = each.folder / f"output/torchrun/metrics_{iteration:07d}.json"
+            result = json.loads(file.read_text())
+            line = expected[iteration]
+            # Two processes share out the images: sums in another order.
+            assert result == pytest.approx({name: line[name] for name in result}, rel=1e-6)
+            assert result["bbox/AP"] == line["bbox/AP"] and "val_loss/total_loss" in result
+
     def test_progress_bar(self, each):
         """In a terminal, and only there, with the log above it."""
         terminal, end = pty.openpty()

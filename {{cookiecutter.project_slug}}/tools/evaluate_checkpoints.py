@@ -15,26 +15,23 @@ not improve any more, training_completed.txt, which stops it. The exit status is
 """
 
 import argparse
-import json
 import logging
 import multiprocessing
 import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
 
 from {{ cookiecutter.package_name }}.config import spell
-from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping, best_of
-from {{ cookiecutter.package_name }}.engine.evaluator import Backlog, Evaluator
+from {{ cookiecutter.package_name }}.engine.evaluator import Evaluator
 from {{ cookiecutter.package_name }}.engine.run import CHATTY, LOGGERS
-from {{ cookiecutter.package_name }}.engine.run_folder import RunFolder, Watch, read_json
-from {{ cookiecutter.package_name }}.experiment import NAMES, get_config, read_config
+from {{ cookiecutter.package_name }}.engine.run_folder import RunFolder, Watch
+from {{ cookiecutter.package_name }}.engine.run_status import status
+from {{ cookiecutter.package_name }}.experiment import NAMES, get_config
 
 logger = logging.getLogger("detectron2")
 
@@ -60,8 +57,8 @@ def main():
     parser.add_argument(
         "--restart-within",
         type=float,
-        default=0,
-        help="minutes in which a failed training may be started again, as a cluster does",
+        default=2,
+        help="minutes in which a failed training may be started again, as clusters do",
     )
     parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
     parser.add_argument("--predictions", action="store_true", help="keep what is found in images")
@@ -73,7 +70,7 @@ def main():
         parser.error(f"{args.run} is not the output folder of a training: it has no config.yaml")
     try:
         if args.status:
-            print(status(RunFolder(args.run), args.attempts))
+            print(spell(status(args.run, args.attempts), NAMES))
             return
         # Whatever ends this process has it release what it works on.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -92,6 +89,7 @@ def serve(args, watch) -> int | None:
     """
     folder, config = RunFolder(args.run), args.run / "config.yaml"
     patience = 60 * args.give_up_after
+    restart = 60 * args.restart_within
     while not config.is_file():
         if watch.is_silent(config, patience):
             print(f"There is no training in {args.run}: {config.name} is still missing.")
@@ -115,7 +113,6 @@ def serve(args, watch) -> int | None:
     while is_same_run():
         try:
             end = folder.end()  # before looking: what was published before the end is there then
-            restart = 60 * args.restart_within
             if end == "failed" and not watch.is_silent(folder.path / "ended.json", restart):
                 end = None
             evaluator.judge()
@@ -158,88 +155,6 @@ def finish(backlog, is_gone) -> int:
     if is_gone:
         logger.error("The training shows no sign of life, and has not said that it has ended")
     return 1 if is_gone or backlog.failed else 0
-
-
-def status(folder: RunFolder, attempts: int) -> str:
-    """One screen of text."""
-    now = _time_of_disk(folder)
-    cfg = read_config(str(folder.path / "config.yaml"))
-    rule = EarlyStopping.from_config(cfg)
-    backlog = Backlog.look(
-        folder, attempts, lambda attempt: now - _modified(attempt.path) < attempt.timeout
-    )
-    published, results, begun = folder.published(), folder.results(), folder.attempts()
-    best = best_of(rule.metric, results)
-    rule.judge({i: results.get(i) for i in published.keys() | results.keys()})
-
-    rows = []
-    for iteration in sorted([*backlog.done[-10:], *(published.keys() - set(backlog.done))]):
-        last = begun[iteration][-1] if iteration in begun else None
-        result = results.get(iteration, {})
-        rows.append([
-            published[iteration]["checkpoint"],
-            _state(backlog, iteration),
-            f"{last.by}, {_duration(last.content.get('seconds', 0))}" if last else "",
-            f"{result[rule.metric.name]:.2f}" if rule.metric.name in result else "",
-            last.content.get("error", "").strip().rpartition("\n")[2][:60] if last else "",
-        ])  # fmt: skip
-    headers = ["checkpoint", "state", "by, for", rule.metric.name, "error"]
-    behind = [i for i in published if i > max(backlog.done, default=-1)]
-    epochs = len(behind) and (behind[-1] - max(backlog.done, default=-1)) * cfg.SOLVER.IMS_PER_BATCH
-    lines = [
-        f"training      {_training(folder, cfg, now)}",
-        f"checkpoints   {len(published)} published: {len(backlog.done)} done, "
-        f"{len(backlog.claimed)} claimed, {len(backlog.open)} open, {len(backlog.failed)} failed",
-        f"lag           {len(behind)} checkpoints, "
-        f"{epochs / (cfg.SOLVER.IMAGES_PER_EPOCH or 1):.4g} epochs",
-        "best          " + (
-            f"{rule.metric.name} {results[best][rule.metric.name]:.2f} at iteration {best}"
-            if best is not None else "none yet"
-        ),
-        "convergence   " + (f"yes: {rule.reason}" if rule.should_stop else (
-            f"no: {rule.reason}" if rule.metric.name else "no results yet"
-        )),
-        "",
-        tabulate(rows, headers, disable_numparse=True),
-    ]  # fmt: skip
-    if len(backlog.done) > 10:
-        lines.append(f"and {len(backlog.done) - 10} earlier ones, done")
-    return "\n".join(lines)
-
-
-def _training(folder, cfg, now):
-    end = read_json(folder.path / "ended.json")
-    alive = _modified(folder.trainer_file())
-    log = folder.path / "metrics.json"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    done = json.loads(lines[-1])["iteration"] + 1 if lines else 0
-    state = f"{end['status']} {end.get('reason', '')}".strip() if end else "running"
-    if not end and alive:
-        state += f", last sign of life {_duration(now - alive)} ago"
-    return f"{state}; {done} of {cfg.SOLVER.MAX_ITER} iterations"
-
-
-def _state(backlog, iteration):
-    states = {"done": backlog.done, "claimed": backlog.claimed, "failed": backlog.failed}
-    return next((state for state, those in states.items() if iteration in those), "open")
-
-
-def _modified(path):
-    return path.stat().st_mtime if path.exists() else 0.0
-
-
-def _time_of_disk(folder):
-    """What time it is for the disk, by whose clock files are modified: not by this machine's."""
-    try:
-        with tempfile.TemporaryFile(dir=folder.shared) as file:
-            return os.fstat(file.fileno()).st_mtime
-    except OSError:  # it can only be read
-        return time.time()
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(max(0, seconds)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 if __name__ == "__main__":
