@@ -207,3 +207,21 @@ def test_what_is_to_be_changed_stands_above_what_is_not(kubernetes):
         for line in text.splitlines():
             assert len(line) <= 100, line
         assert "CHANGE" not in text.partition("# Nothing below")[2]
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("trainer", ["plain", "lazyconfig"])
+def test_both_command_lines(make_project, tmp_path, trainer):
+    """One pod of each, with a folder for the volume; `--dist-url` is not used by one process."""
+    project = make_project(trainer=trainer, cluster="kubernetes")
+    kubernetes = Kubernetes(project.folder)
+    train, evaluate = (
+        [word.replace("/storage", str(tmp_path)) for word in command_of(job)]
+        for job in kubernetes.jobs
+    )
+    train[train.index("--machine-rank") + 1] = "0"
+    short = project.command("SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2, "TEST.NUM_PICTURES", 0)
+    project.run(*train, *short[1:])
+    project.run(*evaluate)
+    results = (tmp_path / "output/smoke").glob("metrics_*.json")
+    assert sorted(path.name for path in results) == ["metrics_0000001.json", "metrics_0000003.json"]

@@ -250,6 +250,17 @@ def test_training_that_is_gone_without_a_word(run):
     assert not empty.run.exists()
 
 
+def test_training_that_failed_and_is_started_again_by_its_cluster(run):
+    end = run.run / "ended.json"
+    end.write_text('{"status": "failed", "reason": "a lost machine"}', encoding="utf-8")
+    stays = run.start("--watch", "--restart-within", 10)
+    run.evaluate("--watch", "--restart-within", 0.02)
+    run.assert_each_once(PUBLISHED)
+    assert not stays.has_ended()
+    end.write_text('{"status": "finished"}', encoding="utf-8")
+    assert stays.wait() == 0, stays.output()
+
+
 def test_training_that_failed_and_is_resumed_while_evaluators_start(project, run):
     last = run.run / "evaluation/model_0000039.json"
     last.unlink()
