@@ -110,6 +110,7 @@ def serve(args, watch) -> int | None:
     def is_same_run():
         return config.is_file() and config.read_bytes() == contents
 
+    problems = 0
     while is_same_run():
         try:
             end = folder.end()  # before looking: what was published before the end is there then
@@ -123,13 +124,18 @@ def serve(args, watch) -> int | None:
                 if became == "failed":  # it may have left this process, or its GPU, in any state
                     start_afresh()
                 if became:
+                    problems = 0
                     break
             else:
+                problems = 0
                 is_gone = not end and watch.is_silent(folder.trainer_file(), patience)
                 if not args.watch or ((end or is_gone) and not backlog.claimed):
                     return finish(backlog, is_gone and args.watch)
                 time.sleep(args.poll)
         except OSError as error:  # a full disk, or a network disk that is away for a while
+            problems += 1
+            if problems * args.poll > patience:
+                raise
             logger.warning("%s; trying again", error)
             time.sleep(args.poll)
     logger.info("There is another training in %s now", args.run)

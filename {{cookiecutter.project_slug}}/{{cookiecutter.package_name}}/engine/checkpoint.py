@@ -105,8 +105,13 @@ class Pruner:
         self._watch = Watch()
 
     def __call__(self):
-        if not self.to_keep:
-            return
+        try:
+            if self.to_keep:
+                self._prune()
+        except OSError as error:  # nothing that a training should end for
+            logger.warning("Old checkpoints were not deleted: %s", error)
+
+    def _prune(self):
         folder = self.folder
         published, results = folder.published(), folder.results()
         files = {checkpoint["checkpoint"]: i for i, checkpoint in published.items()}
@@ -122,9 +127,8 @@ class Pruner:
         for name, iteration in files.items():
             path = folder.path / name
             if iteration not in kept and name not in (last, BEST) and path.exists():
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    logger.info("Deleted checkpoint %s", path)
+                path.unlink(missing_ok=True)
+                logger.info("Deleted checkpoint %s", path)
 
     def _is_held(self, attempt):
         is_silent = self._watch.is_silent(attempt.path, attempt.timeout)

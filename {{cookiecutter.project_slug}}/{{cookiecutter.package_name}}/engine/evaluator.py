@@ -194,6 +194,9 @@ class Evaluator:
             if not self.metric.is_better(value, than):
                 return
             checkpoint = self.folder.path / self.folder.published()[iteration]["checkpoint"]
+            if not checkpoint.exists():
+                logger.warning("The best checkpoint, %s, is not there any more", checkpoint)
+                return
             saved = torch.load(checkpoint, map_location="cpu", mmap=True)
             data = {key: saved[key] for key in ("model", "loss_normalizer") if key in saved}
             about = {"metric": self.metric.name, "value": value, "iteration": iteration}
