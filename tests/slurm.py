@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 # A requeued job is held until its credentials have expired: 120 seconds, unless cred_expire is set.
@@ -48,7 +48,7 @@ GPUS = "Name=gpu File=/dev/full,/dev/null,/dev/random,/dev/zero\n"
 
 def what_is_missing() -> str | None:
     """Why there can be no such Slurm on this machine."""
-    missing = [name for name in DAEMONS if not shutil.which(name, path=PATH)]
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     if missing:
         return f"no {', '.join(missing)} (apt-get install slurmctld slurmd slurm-client munge)"
     return "slurmd must be started by root" if os.geteuid() else None

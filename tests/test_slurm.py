@@ -17,8 +17,8 @@ from slurm import Cluster, what_is_missing
 TRAIN, EVALUATE = "slurm/train.sbatch", "slurm/evaluate.sbatch"
 # The settings at the top, for this machine: two nodes with a process each, no GPUs.
 SMALL = {"#SBATCH --gpus-per-node=": None, "#SBATCH --cpus-per-task=": "1"}
-STATE = ("JobState", "Restarts")
 TWO_NODES = {"#SBATCH --nodes=": "2", "#SBATCH --ntasks-per-node=": "1"}
+STATE = ("JobState", "Restarts")
 
 
 def settings(file: Path, changes: dict[str, str | None]):
@@ -26,7 +26,7 @@ def settings(file: Path, changes: dict[str, str | None]):
     top, rule, script = file.read_text(encoding="utf-8").partition("# -----")
     for words, value in changes.items():
         line = "" if value is None else f"{words}{value}\n"
-        top, number = re.subn(rf"(?m)^ *{re.escape(words)}.*\n", lambda _: line, top)  # noqa: B023
+        top, number = re.subn(rf"(?m)^ *{re.escape(words)}.*\n", lambda _, line=line: line, top)
         assert number == 1, words
     file.write_text(top + rule + script, encoding="utf-8")
 
@@ -59,6 +59,20 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
+# What takes the place of a training which saves a checkpoint when it is interrupted.
+INTERRUPTED = """
+if [ -e $run/last_checkpoint ]; then exit; fi
+end() { sleep 5; touch $run/last_checkpoint; echo '{"status": "interrupted"}' > $run/ended.json; }
+trap "end; exit 143" TERM
+touch $run/ready$RANK
+sleep 60 & wait
+"""
+
+
+def are_ready(project):
+    return all((project / f"output/run/ready{rank}").exists() for rank in (0, 1))
+
+
 @pytest.mark.training
 class TestWithStandIn:
     """The files with a program that only pretends to train or evaluate."""
@@ -86,9 +100,8 @@ class TestWithStandIn:
             output = (project / f"output/run/{rank}").read_text(encoding="utf-8")
             ours, _, command = output.strip().partition(": ")
             assert ours == f"{rank} 4 {rank} 0 0,1,2,3"
-            assert command.startswith(
-                "plain_train_net.py --config-file configs/faster_rcnn_R_50_FPN"
-            )
+            config = "configs/faster_rcnn_R_50_FPN.yaml"
+            assert command.startswith(f"plain_train_net.py --config-file {config} --resume SOLVER.")
             assert command.endswith(" SOLVER.CHECKPOINT_MAX_TO_KEEP 3 OUTPUT_DIR output/run")
         job, project = submit(EVALUATE, {}, said + "$SLURM_ARRAY_TASK_ID; sleep 2")
         cluster.wait_for(job)
@@ -123,16 +136,21 @@ class TestWithStandIn:
         assert (project / "output/run/ended.json").exists()
 
     def test_cancelled(self, cluster, submit):
-        """Not requeued, although they are interrupted, so that they could go on."""
-        commands = """end() { echo '{"status": "interrupted"}' > $run/ended.json; exit 143; }
-            trap end TERM; touch $run/ready$RANK; sleep 60 & wait"""
-        job, project = submit(TRAIN, SMALL | TWO_NODES, commands)
-        ready = [project / f"output/run/ready{rank}" for rank in (0, 1)]
-        cluster.wait_until(lambda: all(file.exists() for file in ready))
+        """Not requeued, although they could go on. They get the time to save a checkpoint."""
+        job, project = submit(TRAIN, SMALL | TWO_NODES, INTERRUPTED)
+        cluster.wait_until(partial(are_ready, project))
         cluster("scancel", job)
         cluster.wait_for(job)
         assert cluster.about(job, *STATE) == [["CANCELLED", "0"]]
         assert "interrupted" in (project / "output/run/ended.json").read_text()
+
+    def test_interrupted(self, cluster, submit):
+        """Requeued, and it continues."""
+        job, project = submit(TRAIN, SMALL | TWO_NODES, INTERRUPTED)
+        cluster.wait_until(partial(are_ready, project))
+        cluster("scancel", "--signal=TERM", job)
+        cluster.wait_for(job)
+        assert cluster.about(job, *STATE) == [["COMPLETED", "1"]]
 
     def test_interrupted_before_the_first_iteration(self, cluster, submit):
         """Requeued, but not for ever."""
@@ -164,11 +182,11 @@ class TestTraining:
         project, run = make_project(cluster="slurm"), "output/cluster"
         prepare(project, run)
         evaluation, training = submit(project, EVALUATE, TRAIN)
-        logs = partial(log_of, cluster, project)
+        logs = partial(log_of, project)
         for job in (training, evaluation):
             cluster.wait_for(job)
-            ends = cluster.about(job, "JobState", "ExitCode", "Restarts")
-            assert ends == [["COMPLETED", "0:0", "0"]] * len(ends), logs(job)
+            ends = cluster.about(job, *STATE, "ExitCode")
+            assert ends == [["COMPLETED", "0", "0:0"]] * len(ends), logs(job)
         assert len(ends) == 2
         assert "cpu x 2" in logs(training)
         assert ended(project, run) == {"status": "finished"}
@@ -183,19 +201,18 @@ class TestTraining:
         published = re.findall(r"Published metrics_(\d+)\.json", logs(evaluation))
         assert sorted(published) == sorted(checkpoints)
 
-    @pytest.mark.parametrize("trainer", ["lazyconfig"])
-    def test_preempted(self, make_project, cluster, submit, trainer):
+    def test_preempted(self, make_project, cluster, submit):
         """By a job that takes both nodes: it saves, waits in the queue, and goes on from there."""
-        project, run = make_project(trainer=trainer, cluster="slurm"), "output/preempted"
+        project, run = make_project(trainer="lazyconfig", cluster="slurm"), "output/preempted"
         prepare(project, run, "SOLVER.MAX_ITER", 60, "SOLVER.STEPS", "(50,)")
         (job,) = submit(project, TRAIN)
         log = project.folder / run / "metrics.json"
-        cluster.wait_until(lambda: log.exists() and log.read_text().count("\n") >= 5, 120)
+        cluster.wait_until(lambda: log.exists() and log.read_text().count("\n") >= 5, 300)
         whole = ["--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1"]
         cluster.wait_for(cluster.submit(*whole, cwd=project.folder))
         interrupted = ended(project, run)
         cluster.wait_for(job)
-        output = log_of(cluster, project, job)
+        output = log_of(project, job)
         assert cluster.about(job, *STATE) == [["COMPLETED", "1"]], output
         assert (interrupted["status"], ended(project, run)["status"]) == ("interrupted", "finished")
         (start,) = re.findall(r"Training from iteration ([1-9]\d*) to 60", output)
@@ -216,7 +233,7 @@ def prepare(project, run, *arguments):
     project.run("python", "--version")  # installs it into the environment, which others share
 
 
-def log_of(cluster, project, job) -> str:
+def log_of(project, job) -> str:
     """What it wrote, or all jobs of an array."""
     files = sorted(project.folder.glob(f"slurm-*-{job}*.out"))
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
