@@ -28,7 +28,11 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner, model_state
+from {{ cookiecutter.package_name }}.engine.checkpoint import (
+    Checkpointer,
+    Pruner,
+    model_state,
+)
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import (
     Evaluation,

@@ -28,7 +28,11 @@ from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
-from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, is_due, metric_names
+from {{ cookiecutter.package_name }}.engine.evaluation import (
+    evaluate,
+    is_due,
+    metric_names,
+)
 from {{ cookiecutter.package_name }}.engine.run import (
     diverged,
     end_marker,
