@@ -144,13 +144,15 @@ class TestWithStandIn:
         assert cluster.about(job, *STATE) == [["CANCELLED", "0"]]
         assert "interrupted" in (project / "output/run/ended.json").read_text()
 
-    def test_interrupted(self, cluster, submit):
-        """Requeued, and it continues."""
+    @pytest.mark.parametrize("command", ["scancel --signal=TERM", "scontrol requeue"])
+    def test_interrupted(self, cluster, submit, command):
+        """It saves a checkpoint and continues, be it requeued by itself or by Slurm."""
         job, project = submit(TRAIN, SMALL | TWO_NODES, INTERRUPTED)
         cluster.wait_until(partial(are_ready, project))
-        cluster("scancel", "--signal=TERM", job)
+        cluster(*command.split(), job)
         cluster.wait_for(job)
         assert cluster.about(job, *STATE) == [["COMPLETED", "1"]]
+        assert (project / "output/run/last_checkpoint").exists()
 
     def test_interrupted_before_the_first_iteration(self, cluster, submit):
         """Requeued, but not for ever."""
