@@ -63,6 +63,7 @@ def make_last(path: str, iteration: int):
     write_whole(os.path.join(folder, "last_checkpoint"), lambda file: file.write(name.encode()))
     if name != INTERRUPTED:
         RunFolder(folder).publish(name, iteration)
+        Path(folder, INTERRUPTED).unlink(missing_ok=True)
 
 
 def publish_last(folder: Path):
@@ -88,6 +89,15 @@ def best(folder: str | Path) -> dict | None:
     saved = torch.load(path, map_location="cpu", mmap=True)  # does not read the weights
     keys = ("metric", "value", "iteration")
     return {key: saved[key] for key in keys} if "metric" in saved else None
+
+
+def make_final(folder: Path):
+    """Of a training that will not go on: shows evaluators where it was interrupted."""
+    tag, path = folder / "last_checkpoint", folder / INTERRUPTED
+    if tag.exists() and tag.read_text(encoding="utf-8").strip() == path.name:
+        iteration = torch.load(path, map_location="cpu", mmap=True)["iteration"]
+        shutil.copyfile(path, folder / "model_final.pth")
+        make_last(str(folder / "model_final.pth"), iteration)
 
 
 class Pruner:

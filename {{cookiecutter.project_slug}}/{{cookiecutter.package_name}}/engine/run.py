@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import epochs_to_iterations, get_key, set_key, spell
 from ..data.loader import SIGNALS, training_images
 from ..experiment import NAMES, get_config, read_config, write_config
-from .checkpoint import BEST, best, publish_last
+from .checkpoint import BEST, best, make_final, publish_last
 from .evaluation import record_subset, summary
 from .run_folder import BEAT, Heartbeat, RunFolder, write_json
 from .stop_request import NAME as STOP_FILE
@@ -268,6 +268,8 @@ def nothing_to_train(cfg, start_iter: int, end: dict) -> bool:
         end.update(stop_file)
     if start_iter < cfg.SOLVER.MAX_ITER and end["status"] == "finished":
         return False
+    if comm.is_main_process():
+        make_final(Path(cfg.OUTPUT_DIR))
     done = f"{start_iter} of {cfg.SOLVER.MAX_ITER} iterations are done"
     logger.info("Nothing to train: %s. %s", done, end.get("reason", ""))
     return True
