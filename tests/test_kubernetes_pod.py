@@ -1,4 +1,4 @@
-"""Runs the pods of k8s/ by podman, which needs no cluster, no root and no network.
+"""Runs the pods of k8s/ by podman, which needs no cluster and no network.
 
     KUBERNETES_IMAGE=my-detector:latest uv run pytest tests/test_kubernetes_pod.py -n 0
 
