@@ -106,7 +106,7 @@ def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
     cfg.OUTPUT_DIR = str(tmp_path)
     images = content["images"][subset]
     dataset = [{"image_id": image["id"], "file_name": image["file_name"]} for image in images]
-    evaluator = build_evaluator(cfg, name, dataset)
+    evaluator = build_evaluator(cfg, name, dataset, str(tmp_path))
     assert isinstance(evaluator, DatasetEvaluators)
     assert evaluator._evaluators[0]._use_fast_impl and COCOeval_opt is not COCOeval
     evaluator.reset()
@@ -116,9 +116,7 @@ def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
         evaluator.process([record], [{"instances": instances}])
     results = evaluator.evaluate()
 
-    detections = json.loads(
-        (tmp_path / "inference" / name / "coco_instances_results.json").read_text()
-    )
+    detections = json.loads((tmp_path / "coco_instances_results.json").read_text())
     for task, keys in (
         ("bbox", ["AP", "AP50", "AP75", "APs", "APm", "APl"]),
         ("segm", ["AP", "AP50", "AP75", "APs", "APm", "APl"]),

@@ -7,7 +7,7 @@ import torch
 
 from my_detector.config import default_config
 from my_detector.engine import run_folder
-from my_detector.engine.checkpoint import Pruner, make_last, publish_last
+from my_detector.engine.checkpoint import Pruner, make_final, make_last, publish_last
 from my_detector.engine.evaluator import Backlog
 from my_detector.engine.run_folder import Heartbeat, RunFolder, Watch, write_json, write_whole
 
@@ -148,3 +148,16 @@ def test_checkpoint_of_a_trainer_that_was_killed_before_it_could_publish_it(tmp_
     publish_last(tmp_path)
     assert list(RunFolder(tmp_path).published()) == [9]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_run_that_ends_where_it_was_interrupted(tmp_path):
+    torch.save({"iteration": 7, "model": {}}, tmp_path / "model_interrupted.pth")
+    make_last(str(tmp_path / "model_interrupted.pth"), 7)
+    publish_last(tmp_path)
+    assert not RunFolder(tmp_path).published()
+    make_final(tmp_path)
+    assert [c["checkpoint"] for c in RunFolder(tmp_path).published().values()] == [
+        "model_final.pth"
+    ]
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_final.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

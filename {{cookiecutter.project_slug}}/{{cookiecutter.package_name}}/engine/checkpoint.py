@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.error import URLError

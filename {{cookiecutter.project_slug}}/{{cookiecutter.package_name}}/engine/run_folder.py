@@ -109,7 +109,7 @@ class Heartbeat:
         """
         self.path = path
         how = os.O_EXCL if exclusively else 0
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0) | how)
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0) | how, 0o666)
         self._content = {"host": socket.gethostname(), "pid": os.getpid(), "timeout": timeout}
         self._content |= {"beats": 0} | content
         self._period = min(BEAT, timeout / 6)
