@@ -123,9 +123,8 @@ def train(cfg, model, resume, end):
             done = iteration + 1
             if done < max_iter and (request := stop_request.look()):
                 end.update(request)
-            interrupted = end["status"] == "interrupted"
             is_last = done == max_iter or end["status"] != "finished"
-            if is_due(cfg, done, is_last and not interrupted):
+            if is_due(cfg, done, is_last and end["status"] != "interrupted"):
                 metrics = evaluate(cfg, model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
                 early_stopping.update(logged(cfg), iteration)
@@ -141,7 +140,8 @@ def train(cfg, model, resume, end):
                 break
             step_start = time.perf_counter()
     if done < max_iter:
-        checkpointer.save("model_interrupted" if interrupted else "model_final", iteration)
+        name = "model_interrupted" if end["status"] == "interrupted" else "model_final"
+        checkpointer.save(name, iteration)
     for writer in writers:
         writer.close()
     return metrics

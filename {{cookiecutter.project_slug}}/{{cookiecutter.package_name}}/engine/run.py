@@ -234,9 +234,10 @@ def end_marker(cfg):
         end.update(status="stopped" if stopped else "failed", reason=spell(repr(error), NAMES))
         raise
     finally:
-        interrupted = end.pop("signal", None)
+        number = end.pop("signal", None)
+        is_interrupted = end["status"] == "interrupted"
         if end["status"] in ("converged", "stopped", "interrupted"):
-            verb = "was" if interrupted else "has"
+            verb = "was" if is_interrupted else "has"
             logger.info("The training %s %s: %s", verb, end["status"], end["reason"])
         # A rank that fails may be the only one that can still write.
         if comm.is_main_process() or (end["status"] == "failed" and not file.exists()):
@@ -244,9 +245,9 @@ def end_marker(cfg):
                 write_json(file, end)
         if heartbeat:
             heartbeat.close()
-    if interrupted:
+    if is_interrupted:
         comm.synchronize()  # a rank that is gone would have the others killed
-        sys.exit(128 + interrupted)
+        sys.exit(128 + number)
 
 
 def diverged(iteration: int, what) -> FloatingPointError:
