@@ -1,6 +1,7 @@
 """What asks a training to stop: a file in its folder, or a signal."""
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 
@@ -26,12 +27,17 @@ class StopRequest:
     def __init__(self, output_dir: str):
         self._output_dir = output_dir
         self._signal = 0
+        self._process = os.getpid()
         self._sent = None  # on its way between the ranks: who asks to stop
         for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number, frame):
-        self._signal = number
+        if os.getpid() == self._process:
+            self._signal = number
+        else:  # a worker that was forked, as of multiprocessing.Pool, which SIGTERM is to end
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def look(self) -> dict[str, str] | None:
         """What the end marker says if training is to stop now. All ranks must ask in each
