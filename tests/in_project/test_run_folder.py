@@ -161,3 +161,13 @@ def test_run_that_ends_where_it_was_interrupted(tmp_path):
     ]
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_final.pth"]
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_heart_that_has_stopped_writes_nowhere(tmp_path):
+    """Its thread may be about to; the number of its file is another file's then."""
+    heartbeat = Heartbeat(tmp_path / "beat", timeout=60)
+    heartbeat.close(status="done")
+    with open(tmp_path / "other", "wb"):
+        heartbeat.beat()
+    assert (tmp_path / "other").read_bytes() == b""
+    assert json.loads((tmp_path / "beat").read_text())["status"] == "done"

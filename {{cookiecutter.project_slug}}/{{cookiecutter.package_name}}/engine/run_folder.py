@@ -119,12 +119,15 @@ class Heartbeat:
         try:
             self.beat()
         except OSError:
-            self._remove()
+            os.close(self._file)
+            path.unlink(missing_ok=True)
             raise
         threading.Thread(target=self._go_on, daemon=True).start()
 
     def beat(self, **content):
         with self._lock:
+            if self._closed.is_set():  # the number of its file may be another file's now
+                return
             self._content |= content
             self._content["beats"] += 1
             self._content["seconds"] = round(time.monotonic() - self._start, 1)
@@ -148,14 +151,11 @@ class Heartbeat:
 
     def close(self, **content):
         """Says the last thing there is to say."""
-        self._closed.set()
         with contextlib.suppress(OSError):
             self.beat(**content)
-        os.close(self._file)
-
-    def _remove(self):
-        os.close(self._file)
-        self.path.unlink(missing_ok=True)
+        with self._lock:
+            self._closed.set()
+            os.close(self._file)
 
 
 class Watch:
