@@ -3,10 +3,11 @@
 It has boxes, masks, keypoints, panoptic and semantic ground truth in COCO's formats, so that every
 config of the project can be tried before any real data is there. The files are made on first use
 in `$DETECTRON2_DATASETS/shapes` (default `datasets/shapes`), the same ones in every run; delete the
-folder to have them made again.
+folder to have them made again. Where data sets can only be read, they are made in the cache.
 """
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image, ImageDraw
 
-from .catalog import datasets_root, made_whole, register
+from .catalog import cache_folder, datasets_root, made_whole, register
 
 SPLITS = {"train": 400, "val": 80}  # images
 SIZE = 128  # height and width of an image, pixels
@@ -40,7 +41,7 @@ POINTS = {
 
 def register_shapes():
     """Registers `shapes_train` and `shapes_val`, and their `_panoptic` and `_semantic` variants."""
-    root = datasets_root() / "shapes"
+    root = shapes_root()
     things = {"thing_classes": list(THINGS), "thing_colors": list(COLORS[: len(THINGS)])}
     for split in SPLITS:
         instances = {
@@ -96,9 +97,17 @@ def _load_panoptic(root, split):
     return merge_to_panoptic(instances, _load_semantic(root, split, "stuff"))
 
 
+def shapes_root() -> Path:
+    """Where the data set is, or is to be made."""
+    root = datasets_root().absolute() / "shapes"
+    place = next(folder for folder in root.parents if folder.exists())
+    is_usable = root.exists() or os.access(place, os.W_OK)
+    return datasets_root() / "shapes" if is_usable else cache_folder() / "shapes"
+
+
 def make_shapes() -> Path:
     """The folder of the data set, whose files are made if they are not there. It appears whole."""
-    root = datasets_root() / "shapes"
+    root = shapes_root()
     if not root.exists():
         with made_whole(root) as temporary:
             for number, (split, images) in enumerate(SPLITS.items()):

@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from .visualize import save_pictures
 LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
 # What torchrun, or a batch file in its place, tells the processes that it starts.
 TORCHRUN = {"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+SHARED_MEMORY = 1024  # MB; a container has 64, unless it is told otherwise
 CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
 
 logger = logging.getLogger(__name__)
@@ -158,6 +160,7 @@ def setup(args):
     logger.info("Output: %s; device: %s x %d", output, cfg.MODEL.DEVICE, comm.get_world_size())
     if args.resume and not (output / "last_checkpoint").exists():
         logger.warning("There is no checkpoint to resume in %s: training starts afresh.", output)
+    _check_shared_memory(cfg)
     if moved:
         logger.warning("An earlier run was in %s: it is in %s now.", output, moved)
     if not args.eval_only:  # an evaluation leaves the training's records
@@ -186,6 +189,18 @@ def setup(args):
     return cfg
 
 
+def _check_shared_memory(cfg):
+    folder = Path("/dev/shm")
+    size = shutil.disk_usage(folder).total / 2**20 if folder.is_dir() else SHARED_MEMORY
+    if cfg.DATALOADER.NUM_WORKERS and size < SHARED_MEMORY:
+        logger.warning(
+            "/dev/shm has %d MB. Workers of data loaders pass images through it; when it is full, "
+            "a bus error kills them. Start the container with --shm-size 8g, or set "
+            "DATALOADER.NUM_WORKERS to 0, which is slow.",
+            size,
+        )
+
+
 def _settle_seeds(cfg, earlier: Path | None):
     """Draws the seeds that are others in each new run; a resumed run keeps those it had."""
     had = earlier and earlier.exists() and read_config(str(earlier))
@@ -200,7 +215,9 @@ def _write_records(cfg, output):
     (output / "ended.json").unlink(missing_ok=True)
     write_config(cfg, output / ".config.yaml")
     os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
-    commit = _git("rev-parse", "HEAD").strip() or "not in a git repository"
+    # An image of the project has no repository; its Dockerfile sets the variable.
+    commit = _git("rev-parse", "HEAD").strip() or os.environ.get("GIT_COMMIT")
+    commit = commit or "not in a git repository"
     environment = f"git commit: {commit}\n{collect_env_info()}\n"
     (output / "environment.txt").write_text(environment, encoding="utf-8")
     (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
