@@ -48,6 +48,7 @@ from {{ cookiecutter.package_name }}.experiment import (
 
 SCRIPT = "{{ cookiecutter.__script }}"
 LEFT = 34  # width of the first column
+ALL = [*PARTS, "workers", "trials", "losses"]
 PAYS = 1.02  # what is recommended is faster by more than this in three of four rounds
 
 
@@ -61,9 +62,8 @@ def main():
     )
     parser.add_argument(
         "--parts",
-        nargs="+",
-        choices=[*PARTS, "workers", "trials", "losses"],
-        help="default: all but losses; with --compare: loop",
+        type=part_names,
+        help=f"some of {','.join(ALL)}; default: all but losses; with --compare: loop",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=10, help="in a round")
@@ -79,8 +79,16 @@ def main():
             compare(args)
         else:
             benchmark(args)
-    except ValueError as error:
-        parser.error(spell(str(error), NAMES))
+    except (ValueError, KeyError, OSError) as error:  # of the config, the data or the weights
+        message = str(error) if isinstance(error, OSError) else str(error.args[0])
+        parser.error(spell(message, NAMES))
+
+
+def part_names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(ALL):
+        raise argparse.ArgumentTypeError(f"{unknown.pop()} is not among {','.join(ALL)}")
+    return names
 
 
 def read(args, *overrides: str):
@@ -108,12 +116,14 @@ def compare(args):
 
 
 def benchmark(args):
-    parts = args.parts or [*PARTS, "workers", "trials"]
-    if "trials" in parts:
-        parts = [*PARTS, "workers", "trials", *["losses"] * ("losses" in parts)]
+    parts = args.parts or ALL[:-1]
+    if "trials" in parts:  # which need the others
+        parts = ALL if "losses" in parts else ALL[:-1]
     cfg = read(args)
     if not cfg.DATASETS.TEST:
         parts = [part for part in parts if part not in ("evaluation", "losses")]
+        if not parts:
+            raise ValueError("there is nothing to evaluate: DATASETS.TEST is empty.")
     print(
         f"{args.config_file}: {cfg.SOLVER.IMS_PER_BATCH} images an iteration, on "
         f"{cfg.MODEL.DEVICE}, {cpus()} CPUs; {args.rounds} rounds of {args.iterations} iterations"
