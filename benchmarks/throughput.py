@@ -12,7 +12,7 @@ COCO has. It is what detectron2's documentation gives 62 images a second for, on
 `training` runs both scripts by turns, the other first in each run. An iteration is from one step of
 the optimizer to the next, with all that lies between. `start` is from the command to the end of the
 first iteration, in the same runs. `loading` is the training loader alone, on synthetic JPEGs of
-1280 x 960 pixels that are resized to 800; `evaluation` is of the test set, ours in batches on a GPU.
+1280 x 960 pixels that are resized to 800; `evaluation` that of the test set, on a GPU in batches.
 These two take turns in one process.
 
 --ours has overrides for our side alone, such as "SOLVER.AMP.ENABLED True".
