@@ -27,11 +27,16 @@ from ..experiment import build_model, build_optimizer
 from .checkpoint import Checkpointer
 from .evaluation import Evaluation
 from .validation_pass import PredictionsAndLosses, untouched
+from .writers import build_writers, progress
 
 # The stages of loading and evaluation, and the functions that they are made of. A mapper of your
 # own is taken apart by the functions that it shares with the project's; the rest is "to tensors".
 LOADING = {
-    "read and decode": [(detection_utils, "read_image"), (dataset_mapper, "read_label_map")],
+    "read and decode": [
+        (detection_utils, "read_image"),
+        (dataset_mapper, "read_image"),
+        (dataset_mapper, "read_label_map"),
+    ],
     "augment": [(T.AugmentationList, "__call__")],
     "annotations": [(dataset_mapper.Mapper, "_instances")],
 }
@@ -62,6 +67,7 @@ class Part:
         self.cfg = cfg
         self.seconds = defaultdict(float)
         self.images = 0
+        self._inside = set()
 
     def turn(self, iterations: int) -> float:
         """Images per second of so many batches, at least."""
@@ -97,8 +103,14 @@ class Part:
     def _timing(self, function, name):
         @functools.wraps(function)
         def timed(*args, **kwargs):
-            with self.timed(name):
+            if name in self._inside:  # one function of a stage that calls another
                 return function(*args, **kwargs)
+            self._inside.add(name)
+            try:
+                with self.timed(name):
+                    return function(*args, **kwargs)
+            finally:
+                self._inside.remove(name)
 
         return timed
 
@@ -165,11 +177,11 @@ class Training(Part):
         self.scaler.update()
 
     @contextmanager
-    def as_in_training(self):
+    def as_in_training(self, storage: EventStorage):
         self.model.train()
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
-        with EventStorage(start_iter=1) as storage:
-            yield storage
+        with storage:
+            yield
 
 
 class ModelAlone(Training):
@@ -184,7 +196,8 @@ class ModelAlone(Training):
 
     def turn(self, iterations):
         images = 0
-        with self.as_in_training():
+        # Not iteration 0, at which models with any VIS_PERIOD draw pictures.
+        with self.as_in_training(EventStorage(start_iter=1)):
             start = time.perf_counter()
             for _ in range(iterations):
                 batch = self.batches[self.next % len(self.batches)]
@@ -201,38 +214,55 @@ class ModelAlone(Training):
 
 
 class Loop(Training):
-    """Iterations of training: loading, the model's step, and its losses taken to the CPU."""
+    """Iterations of training: loading, the model's step, losses taken to the CPU and logged."""
 
     def __init__(self, cfg, model=None):
         super().__init__(cfg, model)
         seed_all_rng(max(cfg.SEED, 0))
         self.batches = iter(build_train_loader(cfg))
+        self.storage = EventStorage()
+        self.folder = TemporaryDirectory()  # for what is logged
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = self.folder.name
+        self.writers = build_writers(cfg, 0)
 
     def turn(self, iterations):
         workers = self.cfg.DATALOADER.NUM_WORKERS
         skip(self.batches, workers)
-        images, seconds = 0, defaultdict(float)
-        with self.as_in_training() as storage:
+        images, before = 0, dict(self.seconds)
+        with self.as_in_training(self.storage):
             for iteration in range(-1, max(iterations, workers)):
                 if iteration == 0:  # the one before it lets the workers get ahead again
                     self._synchronize()
-                    images, seconds = 0, defaultdict(float)
+                    images, self.seconds = 0, defaultdict(float, before)
                     begin = time.perf_counter()
                 start = time.perf_counter()
                 batch = next(self.batches)
-                seconds["waiting for data"] += time.perf_counter() - start
+                self.seconds["waiting for data"] += time.perf_counter() - start
                 loss, losses = self.forward(batch)
-                storage.put_scalars(**{name: value.item() for name, value in losses.items()})
+                losses = {name: value.item() for name, value in losses.items()}
                 self.backward(loss)
                 self.step()
+                start_logging = time.perf_counter()
+                self.log(losses, start_logging - start)
+                self.seconds["logging"] += time.perf_counter() - start_logging
                 images += len(batch)
             self._synchronize()
         total = time.perf_counter() - begin
-        seconds["training"] = total - seconds["waiting for data"]
-        for stage, value in seconds.items():
-            self.seconds[stage] += value
+        others = sum(self.seconds.values()) - sum(before.values())
+        self.seconds["training"] += total - others
         self.images += images
         return images / total
+
+    def log(self, losses, seconds):
+        self.storage.put_scalars(total_loss=sum(losses.values()), time=seconds, **losses)
+        self.storage.put_scalars(**progress(self.cfg, self.storage.iter), smoothing_hint=False)
+        # The first time TensorBoard is imported, which is in a turn that does not count.
+        if self.storage.iter == 0 or (self.storage.iter + 1) % self.cfg.LOG_PERIOD == 0:
+            for writer in self.writers:
+                writer.write()
+        self.storage.step()
 
 
 class Evaluating(Part):
