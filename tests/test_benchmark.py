@@ -98,14 +98,14 @@ def test_the_recommended_command_runs(measured):
 
 def test_what_is_slower_is_seen_in_a_comparison(measured):
     project = measured[0]
-    size = ["INPUT.MIN_SIZE_TRAIN", "(320,)"]
+    size = ["INPUT.MIN_SIZE_TRAIN", "(512,)"]
     if project.trainer == "lazyconfig":
         size = translate(tuple(size))
     larger = shlex.join(map(str, size))
     output = benchmark(project, [*SMOKE, *QUICK, "--compare", "", larger], SMALL)
     ratio = re.search(r"B / A +([\d.]+) \(([\d.]+) to ([\d.]+)\)", output)
-    low, high = sorted(map(float, ratio.groups()[1:]))
-    assert low <= float(ratio[1]) <= high < 0.7
+    median, low, high = map(float, ratio.groups())
+    assert low <= median <= high and median < 0.6  # it has 16 times the pixels
 
 
 def test_cost_of_the_validation_loss(measured):
@@ -115,7 +115,8 @@ def test_cost_of_the_validation_loss(measured):
         float(re.search(rf"with losses, {passes} +([\d.]+)", output)[1])
         for passes in ("one pass", "two passes")
     )
-    assert 0.8 < one < two
+    assert one > 0.7 and two > 0.7
+    assert re.search(r"predictions only +1.00 \(1.00 to 1.00\)", output)
 
 
 @pytest.mark.parametrize(
