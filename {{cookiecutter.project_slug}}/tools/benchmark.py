@@ -189,13 +189,13 @@ def conclude(cfg, results):
     slowest = max(stages, key=stages.get)
     print(
         f"\nWhat limits: {limit}. Loading could do {loading:.1f} images/s, the model {model:.1f}; "
-        f"together\nthey do {loop:.1f}, and {waiting:.0%} of that time is waiting for data. "
-        f"The largest share of {limit}\nis {slowest}: {stages[slowest]:.0%}."
+        f"together\nthey do {loop:.1f}, and {100 * waiting:.0f}% of that time is waiting for data. "
+        f"The largest share of {limit}\nis {slowest}: {100 * stages[slowest]:.0f}%."
     )
     if cfg.MODEL.DEVICE == "cpu":
         print("Workers and model share the CPUs here: what either of them takes, the other lacks.")
     if evaluation:
-        print(f"Training waits for evaluations {evaluation:.0%} of the time.")
+        print(f"Training waits for evaluations {100 * evaluation:.0f}% of the time.")
     results |= {"limit": limit, "slowest": slowest, "waiting": waiting}
     results["share_of_evaluation"] = evaluation
 
@@ -301,7 +301,7 @@ def share(stages: dict[str, float]) -> dict[str, float]:
 
 def print_stages(stages: dict[str, float], indent: int = 2):
     for stage, part in share(stages).items():
-        print(f"{' ' * indent + stage:{LEFT}} {part:8.0%} {stages[stage]:9.2f} ms/image")
+        print(f"{' ' * indent + stage:{LEFT}} {100 * part:7.0f}% {stages[stage]:9.2f} ms/image")
 
 
 def rate(values) -> str:
