@@ -237,11 +237,11 @@ def candidates(cfg, model, results):
     workers = fast[0] if fast else max(speeds, key=speeds.get)
     if workers != cfg.DATALOADER.NUM_WORKERS:
         yield "loop", override("DATALOADER.NUM_WORKERS", workers)
-    if cfg.MODEL.DEVICE == "cpu":
-        print("  (The largest batch and mixed precision are for GPUs: not tried on a CPU.)")
-        return
     if not cfg.SOLVER.AMP.ENABLED:
         yield "loop", override("SOLVER.AMP.ENABLED", True)
+    if cfg.MODEL.DEVICE == "cpu":
+        print("  (The largest batch is searched on a GPU only.)")
+        return
     batch = cfg.SOLVER.IMS_PER_BATCH
     number = largest_batch(cfg, model, batch)
     print(f"  {number} images is the largest batch that fits")
