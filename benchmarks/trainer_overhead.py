@@ -50,9 +50,14 @@ def timed(self, *args, **kwargs):
 torch.optim.SGD.step = timed
 atexit.register(lambda: json.dump(times, open(output, "w")))
 if os.path.isabs(script):  # detectron2's
+    import my_detector.modelling  # so that it can build the project's models
     shapes = os.environ["DETECTRON2_DATASETS"] + "/shapes"
     annotations = shapes + "/annotations/instances_train.json"
-    register_coco_instances("shapes_train", {}, annotations, shapes + "/images_train")
+    if os.path.exists(annotations):
+        register_coco_instances("shapes_train", {}, annotations, shapes + "/images_train")
+    else:
+        from my_detector.data.dataset import register_datasets
+        register_datasets()
 sys.argv = [script, *arguments]
 sys.path[0] = os.path.dirname(os.path.abspath(script))
 runpy.run_path(script, run_name="__main__")

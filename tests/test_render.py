@@ -41,6 +41,7 @@ FILES = """
     my_detector/data/loader.py
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
+    my_detector/engine/benchmark.py
     my_detector/engine/checkpoint.py
     my_detector/engine/curves.py
     my_detector/engine/data_page.py
@@ -66,7 +67,7 @@ FILES = """
     tests/test_dataset_mapper.py
     tests/test_panoptic_evaluation.py
     tests/test_training.py
-    tools/benchmark_evaluation.py
+    tools/benchmark.py
     tools/check_dataset.py
     tools/evaluate_checkpoints.py
     tools/predict.py

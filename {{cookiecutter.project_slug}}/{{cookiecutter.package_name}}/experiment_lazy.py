@@ -75,6 +75,8 @@ KEYS = {
 NAMES = KEYS | {
     "SOLVER.BASE_LR": "optimizer.lr",
     "SOLVER.WARMUP_ITERS": "lr_multiplier.warmup_length",
+    "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",  # which that of the test follows
+    "INPUT.MIN_SIZE_TRAIN": "dataloader.train.mapper.augmentations.0.short_edge_length",
 }
 # What else may be in these two nodes; other keys are mistyped. A node of your own has any keys.
 NODES = {
@@ -142,6 +144,12 @@ def get_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
     set_classes(cfg)
     _put_back(cfg)
     return cfg
+
+
+def override(key: str, value) -> list[str]:
+    """The words of a command line that give a key of the engine another value."""
+    value = list(value) if isinstance(value, tuple) else value
+    return [f"{NAMES[key]}={value}"]
 
 
 def write_config(cfg: CfgNode, file: Path):

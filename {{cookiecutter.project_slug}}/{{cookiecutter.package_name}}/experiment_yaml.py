@@ -7,6 +7,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
 
 from . import modelling  # noqa: F401  registers the project's components
 from .config import (
@@ -23,7 +24,7 @@ from .config import (
 from .data.dataset import register_datasets
 from .data.dataset_mapper import Mapper
 
-__all__ = ["build_model"]  # detectron2's
+__all__ = ["build_model", "build_optimizer"]  # detectron2's
 
 NAMES = {}  # how config files spell a key, where it is not as the engine does
 
@@ -73,6 +74,11 @@ def get_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
     register_datasets()
     set_classes(cfg)
     return cfg
+
+
+def override(key: str, value) -> list[str]:
+    """The words of a command line that give a key of the engine another value."""
+    return [key, str(value)]
 
 
 def write_config(cfg: CfgNode, file: Path):

@@ -28,7 +28,6 @@ from .evaluation import record_subset, summary
 from .run_folder import BEAT, Heartbeat, RunFolder, write_json
 from .stop_request import NAME as STOP_FILE
 from .stop_request import read_stop_file
-from .visualize import save_pictures
 
 LOGGERS = ("detectron2", "fvcore", __name__.partition(".")[0])
 # What torchrun, or a batch file in its place, tells the processes that it starts.
@@ -314,6 +313,8 @@ def report(cfg, model, metrics: dict[str, float]):
     if not cfg.TEST.EVAL_IN_LOOP:
         lines.append(f"{'evaluation':20} uv run tools/evaluate_checkpoints.py {output}")
     if cfg.TEST.NUM_PICTURES and cfg.DATASETS.TEST:
+        from .visualize import save_pictures  # imports matplotlib, for which no start should wait
+
         save_pictures(cfg, model, str(output / "predictions"))
         lines.append(f"{'pictures':20} {output / 'predictions'}")
     lines.append(f"{'curves':20} uv run tensorboard --logdir {output}")
