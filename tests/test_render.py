@@ -33,6 +33,7 @@ FILES = """
     my_detector/data/doctor/findings.py
     my_detector/data/doctor/images.py
     my_detector/data/doctor/reading.py
+    my_detector/data/image.py
     my_detector/data/loader.py
     my_detector/data/shapes.py
     my_detector/engine/__init__.py

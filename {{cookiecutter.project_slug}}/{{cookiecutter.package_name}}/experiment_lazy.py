@@ -56,6 +56,7 @@ KEYS = {
     "EARLY_STOPPING.MODE": "train.early_stopping.mode",
     "EARLY_STOPPING.MIN_DELTA": "train.early_stopping.min_delta",
     "EARLY_STOPPING.WARMUP_EVALS": "train.early_stopping.warmup_evals",
+    "INPUT.FAST_RESIZE": "dataloader.train.mapper.fast_resize",
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATALOADER.RANDOM_SUBSET_RATIO": "dataloader.train.random_subset_ratio",
     "DATALOADER.RANDOM_SUBSET_SEED": "dataloader.train.random_subset_seed",
