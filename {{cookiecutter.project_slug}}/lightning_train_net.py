@@ -16,6 +16,7 @@ Evaluate the last checkpoint of a run, or any weights:
 """
 
 import logging
+from collections import defaultdict
 from contextlib import ExitStack
 
 import torch
@@ -28,6 +29,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.accumulate import parts
 from {{ cookiecutter.package_name }}.engine.checkpoint import (
     Checkpointer,
     Pruner,
@@ -105,17 +107,32 @@ class Detector(LightningModule):
         return batch  # the model does it
 
     def training_step(self, batch, batch_idx):
+        self.zero_grad()
+        number = self.cfg.SOLVER.ACCUMULATE
+        losses, loss = defaultdict(float), None
+        for part in parts(self.model, batch, number):
+            if loss is not None:  # of the part before; the last is left to Lightning
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
+            loss = self.losses_of(part, losses) / number
+        get_event_storage().put_scalars(total_loss=sum(losses.values()), **losses)
+        return loss
+
+    def losses_of(self, part, losses):
         iteration = self.trainer.global_step
         try:
-            loss_dict = self.model(batch)
+            loss_dict = self.model(part)
         except FloatingPointError as error:  # detectron2's heads raise it
             raise diverged(iteration, error) from error
         loss = sum(loss_dict.values())
-        losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
+        for name, value in comm.reduce_dict(loss_dict).items():
+            losses[name] += value.item() / self.cfg.SOLVER.ACCUMULATE
         if not torch.isfinite(loss):
-            raise diverged(iteration, losses)
-        get_event_storage().put_scalars(total_loss=sum(losses.values()), **losses)
+            raise diverged(iteration, dict(losses))
         return loss
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        pass  # Lightning would call it before the backward pass of the last part
 
     def on_validation_start(self):
         self.around_validation = ExitStack()

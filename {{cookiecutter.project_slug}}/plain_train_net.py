@@ -16,6 +16,7 @@ Evaluate the last checkpoint of a run, or any weights:
 
 import logging
 import time
+from collections import defaultdict
 
 import torch
 from detectron2.checkpoint import PeriodicCheckpointer
@@ -26,6 +27,7 @@ from detectron2.utils.events import EventStorage
 
 from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.accumulate import parts
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import (
@@ -100,18 +102,20 @@ def train(cfg, model, resume, end):
             storage.put_scalar("data_time", time.perf_counter() - step_start)
             storage.put_scalars(**progress(cfg, iteration), smoothing_hint=False)
 
-            try:
-                with torch.amp.autocast(device.type, **amp):
-                    loss_dict = model(data)
-                    loss = sum(loss_dict.values())
-            except FloatingPointError as error:  # detectron2's heads raise it
-                raise diverged(iteration, error) from error
-            losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
-            if not torch.isfinite(loss):
-                raise diverged(iteration, losses)
-
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
+            losses = defaultdict(float)
+            for part in parts(model, data, cfg.SOLVER.ACCUMULATE):
+                try:
+                    with torch.amp.autocast(device.type, **amp):
+                        loss_dict = model(part)
+                        loss = sum(loss_dict.values()) / cfg.SOLVER.ACCUMULATE
+                except FloatingPointError as error:  # detectron2's heads raise it
+                    raise diverged(iteration, error) from error
+                for name, value in comm.reduce_dict(loss_dict).items():
+                    losses[name] += value.item() / cfg.SOLVER.ACCUMULATE
+                if not torch.isfinite(loss):
+                    raise diverged(iteration, dict(losses))
+                scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
 

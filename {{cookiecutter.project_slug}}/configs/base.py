@@ -23,6 +23,8 @@ train.update(
     eval_period_epochs=1,
     eval_in_loop=True,
     images_per_epoch=0.0,  # found out from the data
+    accumulate=1,
+    reference_batch_size=0,
     val_loss=True,
     num_pictures=8,
     early_stopping=dict(patience=0, metric="", mode="", min_delta=0.0, warmup_evals=0),
@@ -30,7 +32,8 @@ train.update(
 )
 train.checkpointer.update(period_epochs=4, max_to_keep=0)
 
-# For one GPU. With another batch size, scale the learning rate in proportion.
+# For one GPU. With another batch size, scale the learning rate in proportion:
+# train.reference_batch_size does that.
 optimizer = model_zoo.get_config("common/optim.py").SGD
 optimizer.lr = 0.005
 
