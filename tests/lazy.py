@@ -24,6 +24,7 @@ KEYS = {
     "SOLVER.CHECKPOINT_MAX_TO_KEEP": ["train.checkpointer.max_to_keep"],
     "SOLVER.CHECKPOINT_PERIOD": ["train.checkpointer.period"],
     "SOLVER.CHECKPOINT_PERIOD_EPOCHS": ["train.checkpointer.period_epochs"],
+    "SOLVER.EMA_DECAY": ["train.ema_decay"],
     "SOLVER.IMS_PER_BATCH": ["dataloader.train.total_batch_size"],
     "SOLVER.MAX_EPOCHS": ["train.max_epochs"],
     "SOLVER.MAX_ITER": ["train.max_iter"],

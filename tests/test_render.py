@@ -38,6 +38,7 @@ FILES = """
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
     my_detector/engine/accumulate.py
+    my_detector/engine/average.py
     my_detector/engine/checkpoint.py
     my_detector/engine/curves.py
     my_detector/engine/data_page.py

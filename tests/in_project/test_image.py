@@ -5,9 +5,10 @@ import pytest
 import torch
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from PIL import Image
+
 from my_detector.data import image as images
 from my_detector.data.image import FastResize, read_image, to_tensor
-from PIL import Image
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ train.update(
     images_per_epoch=0.0,  # found out from the data
     accumulate=1,
     reference_batch_size=0,
+    ema_decay=0.0,
     val_loss=True,
     num_pictures=8,
     early_stopping=dict(patience=0, metric="", mode="", min_delta=0.0, warmup_evals=0),

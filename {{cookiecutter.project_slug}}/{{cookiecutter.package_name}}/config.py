@@ -45,6 +45,10 @@ def add_project_config(cfg: CfgNode):
     # The batch size that BASE_LR is meant for. With another IMS_PER_BATCH the learning rate is
     # scaled in proportion (Goyal et al., 2017), and the log says so; 0: it is always BASE_LR.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # Decay, in an iteration, of a moving average of the weights, such as 0.999. It is the average
+    # that is evaluated, and saved as the model; checkpoints also have what --resume goes on from.
+    # 0: no average.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Number of the newest checkpoints that are kept; 0 keeps all. Besides, the best is kept, the
     # last, and those that evaluators work on or have not evaluated yet.
     cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 0
@@ -185,6 +189,11 @@ def check_values(cfg):
             )
     if cfg.SOLVER.ACCUMULATE < 1:
         raise ValueError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}. Give 1 or more parts.")
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        raise ValueError(
+            f"SOLVER.EMA_DECAY is {cfg.SOLVER.EMA_DECAY}. Give a number from 0, which is no moving "
+            "average, to below 1, such as 0.999."
+        )
     if cfg.SOLVER.REFERENCE_IMS_PER_BATCH < 0:
         raise ValueError(
             f"SOLVER.REFERENCE_IMS_PER_BATCH is {cfg.SOLVER.REFERENCE_IMS_PER_BATCH}. Give the "

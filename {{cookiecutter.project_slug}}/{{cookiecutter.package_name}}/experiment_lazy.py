@@ -42,6 +42,7 @@ KEYS = {
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": "train.clip_gradients.norm_type",
     "SOLVER.ACCUMULATE": "train.accumulate",
     "SOLVER.BASE_LR": "optimizer.lr",
+    "SOLVER.EMA_DECAY": "train.ema_decay",
     "SOLVER.REFERENCE_IMS_PER_BATCH": "train.reference_batch_size",
     "SOLVER.MAX_ITER": "train.max_iter",
     "SOLVER.MAX_EPOCHS": "train.max_epochs",
