@@ -20,7 +20,8 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
-config, shapes = sys.argv[1:]
+config, shapes, parts = sys.argv[1:]
+parts = int(parts)
 for split in ("train", "val"):
     annotations = f"{shapes}/annotations/instances_{split}.json"
     register_coco_instances(split, {}, annotations, f"{shapes}/images_{split}")
@@ -36,12 +37,15 @@ scheduler = build_lr_scheduler(cfg, optimizer)
 losses = []
 with EventStorage(0):
     for _, data in zip(range(cfg.SOLVER.MAX_ITER), build_detection_train_loader(cfg)):
-        loss = sum(model(data).values())
         optimizer.zero_grad()
-        loss.backward()
+        losses.append(0)
+        size = len(data) // parts
+        for part in range(parts):
+            loss = sum(model(data[part * size : (part + 1) * size]).values()) / parts
+            loss.backward()
+            losses[-1] += loss.item()
         optimizer.step()
         scheduler.step()
-        losses.append(loss.item())
 evaluator = COCOEvaluator("val", output_dir="output/reference")
 results = inference_on_dataset(model, build_detection_test_loader(cfg, "val"), evaluator)
 print("RESULT", json.dumps([losses, results["bbox"]["AP"], results["segm"]["AP"]]))
@@ -143,13 +147,37 @@ def test_same_as_a_minimal_loop_of_detectron2(by_trainer, project, tmp_path):
     script = tmp_path / "reference.py"
     script.write_text(REFERENCE, encoding="utf-8")
     config, shapes = "output/parity/config.yaml", project.datasets / "shapes"
-    output = project.run("python", script, config, shapes)
+    output = project.run("python", script, config, shapes, 1)
     losses, *aps = json.loads(re.search(r"RESULT (.*)", output)[1])
     for name in TRAINERS:
         metrics = by_trainer[name]["metrics"]
         # The losses are added up in float32 there, and in float64 here.
         assert [m["total_loss"] for m in metrics.values()] == pytest.approx(losses, rel=1e-6), name
         assert [metrics[59][key] for key in ("bbox/AP", "segm/AP")] == aps, name
+
+
+def test_batches_in_parts_at_a_scaled_learning_rate(by_trainer, projects, tmp_path):
+    """Two parts of two images, at half the rate, which is for 8: the same in a minimal loop."""
+    keys = ["SOLVER.ACCUMULATE", 2, "SOLVER.REFERENCE_IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 12]
+    keys += ["SOLVER.STEPS", "(9,)", "SOLVER.WARMUP_ITERS", 4, "SOLVER.CHECKPOINT_PERIOD", 12]
+    keys += ["TEST.EVAL_PERIOD", 12, "OUTPUT_DIR", "output/parts"]
+    metrics = {}
+    for name in TRAINERS:
+        output = projects(name).train("--config-file", "configs/parity.yaml", *keys)
+        assert "The learning rate is 0.01: 0.02, which is for a batch of 8" in output, name
+        metrics[name] = projects(name).metrics("output/parts")
+    script = tmp_path / "reference.py"
+    script.write_text(REFERENCE, encoding="utf-8")
+    plain = projects("plain")
+    arguments = ["output/parts/config.yaml", plain.datasets / "shapes", 2]
+    output = plain.run("python", script, *arguments)
+    losses, *aps = json.loads(re.search(r"RESULT (.*)", output)[1])
+    for name in TRAINERS:
+        lines = metrics[name].values()
+        assert [m["total_loss"] for m in lines] == pytest.approx(losses, rel=1e-6), name
+        assert [metrics[name][11][key] for key in ("bbox/AP", "segm/AP")] == aps, name
+        assert [m["lr"] for m in lines][4:] == pytest.approx([0.01] * 5 + [0.001] * 3), name
+        assert metrics[name][11]["samples_seen"] == 48
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

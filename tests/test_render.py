@@ -38,9 +38,12 @@ FILES = """
     my_detector/data/doctor/findings.py
     my_detector/data/doctor/images.py
     my_detector/data/doctor/reading.py
+    my_detector/data/image.py
     my_detector/data/loader.py
     my_detector/data/shapes.py
     my_detector/engine/__init__.py
+    my_detector/engine/accumulate.py
+    my_detector/engine/average.py
     my_detector/engine/benchmark.py
     my_detector/engine/checkpoint.py
     my_detector/engine/curves.py

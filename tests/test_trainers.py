@@ -31,6 +31,21 @@ def stopped_together(project, run):
     assert project.metrics(run)[7]["epoch"] == pytest.approx(8 * 4 / 24)
 
 
+AVERAGES = """
+import sys, torch
+before, after, best = (torch.load(f"output/ema/{name}.pth") for name in sys.argv[1:])
+assert "trained_model" not in best
+sums = [0.0, 0.0]
+for name, average in after["model"].items():
+    trained = after["trained_model"][name]
+    if name.endswith((".weight", ".bias")):
+        expected = 0.9 * before["model"][name] + 0.1 * trained
+        torch.testing.assert_close(average, expected)
+        for i, key in enumerate(("trained_model", "model")):
+            sums[i] += (trained - before[key][name]).square().sum().item()
+print("MOVED", *sums)
+"""
+
 SUBSET_AP = """
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -317,6 +332,26 @@ class EachTrainer:
         config = "output/epochs/config.yaml"  # what was used can be used again
         more = each.command("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/reused")[1:]
         each.run(each.script, "--config-file", config, *more)
+
+    def test_moving_average_of_the_weights(self, each):
+        """It is evaluated and saved; a resumed run goes on from it and from the weights."""
+        run = [*SMOKE, *LONG, "SOLVER.EMA_DECAY", 0.9, "SOLVER.CHECKPOINT_PERIOD", 1]
+        run += ["TEST.EVAL_PERIOD", 12, "OUTPUT_DIR", "output/ema", "SOLVER.STEPS", "()"]
+        each.train(*run, "SOLVER.MAX_ITER", 12)
+        metrics = each.metrics("output/ema")[11]
+        check = ["python", "-c", AVERAGES, "model_0000010", "model_0000011", "model_best"]
+        each.run(*check)
+        for resume in (["--eval-only", "--resume"], ["--resume"]):
+            output = each.train(*resume, *run, "SOLVER.MAX_ITER", 12)
+            assert re.search(rf"segm/AP +{metrics['segm/AP']:.2f}\n", output)
+            assert re.search(
+                rf"val_loss/total_loss +{metrics['val_loss/total_loss']:.4f}\n", output
+            )
+        each.train("--resume", *run, "SOLVER.MAX_ITER", 13)
+        check[3:5] = ["model_0000011", "model_0000012"]
+        output = each.run(*check)
+        from_trained, from_average = map(float, re.search(r"MOVED (\S+) (\S+)", output).groups())
+        assert from_trained < 0.5 * from_average
 
     def test_random_subsets(self, each):
         """Of the training set: another in each run, but not when it is resumed. Of the test set."""

@@ -22,6 +22,7 @@ from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.average import Average
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
@@ -32,6 +33,7 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     SavePeriodically,
     StopEarly,
     StopOnRequest,
+    UpdateAverage,
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
@@ -51,7 +53,7 @@ from {{ cookiecutter.package_name }}.experiment import (
 logger = logging.getLogger("detectron2")
 
 
-def do_train(cfg, model, resume, end):
+def do_train(cfg, model, average, resume, end):
     """Trains for `train.max_iter` iterations, or until early stopping, which `end` then says.
 
     Returns the metrics of the evaluation at the end, if there is one in the loop.
@@ -62,13 +64,16 @@ def do_train(cfg, model, resume, end):
         model = create_ddp_model(model, device_ids=device_ids, **cfg.LAZY.train.ddp)
     early_stopping = EarlyStopping.from_config(cfg)
     trainer = SimpleTrainer(cfg, model, None, optimizer)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, prune=Pruner(cfg), trainer=trainer)
+    checkpointer = Checkpointer(
+        model, cfg.OUTPUT_DIR, average=average, prune=Pruner(cfg), trainer=trainer
+    )
     trainer.register_hooks([
         IterationTimer(warmup_iter=1),
         LRScheduler(scheduler=build_lr_scheduler(cfg, optimizer)),
+        UpdateAverage(average),
         LogProgress(cfg),
         StopOnRequest(cfg),
-        Evaluate(cfg, model),
+        Evaluate(cfg, average.model),
         StopEarly(cfg, early_stopping),
         SaveBest(cfg, checkpointer, early_stopping),
         SavePeriodically(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
@@ -79,9 +84,9 @@ def do_train(cfg, model, resume, end):
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        return evaluate(cfg, model) if cfg.TEST.EVAL_IN_LOOP else {}
+        return evaluate(cfg, average.model) if cfg.TEST.EVAL_IN_LOOP else {}
     if cfg.TEST.EVAL_IN_LOOP:
-        early_stopping.check(metric_names(cfg, model))
+        early_stopping.check(metric_names(cfg, average.model))
     trainer.data_loader = build_train_loader(cfg, start_iter)
     logger.info("Training from iteration %d to %d", start_iter, cfg.SOLVER.MAX_ITER)
     train(trainer, start_iter, cfg.SOLVER.MAX_ITER, end)
@@ -98,7 +103,9 @@ def main(args):
     else:
         with end_marker(cfg) as end:
             model = build_model(cfg)
-            metrics = do_train(cfg, model, args.resume, end)
+            average = Average(cfg, model)
+            metrics = do_train(cfg, model, average, args.resume, end)
+            model = average.model
     report(cfg, model, metrics)
 
 

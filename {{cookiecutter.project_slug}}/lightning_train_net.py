@@ -16,6 +16,7 @@ Evaluate the last checkpoint of a run, or any weights:
 """
 
 import logging
+from collections import defaultdict
 from contextlib import ExitStack
 
 import torch
@@ -28,6 +29,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.accumulate import parts
+from {{ cookiecutter.package_name }}.engine.average import Average
 from {{ cookiecutter.package_name }}.engine.checkpoint import (
     Checkpointer,
     Pruner,
@@ -75,11 +78,13 @@ class Detector(LightningModule):
         super().__init__()
         self.cfg = cfg
         self.model = build_model(cfg)
+        self.average = Average(cfg, self.model)
         self.metrics = {}  # of the last evaluation
 
     def setup(self, stage):
         cfg = self.cfg
-        self.evaluations = {name: Evaluation(cfg, self.model, name) for name in cfg.DATASETS.TEST}
+        model = self.average.model
+        self.evaluations = {name: Evaluation(cfg, model, name) for name in cfg.DATASETS.TEST}
         for name, evaluation in self.evaluations.items():
             images, processes = len(evaluation.loader.dataset), comm.get_world_size()
             if images < processes:  # a rank without images would not take part
@@ -105,21 +110,40 @@ class Detector(LightningModule):
         return batch  # the model does it
 
     def training_step(self, batch, batch_idx):
-        iteration = self.trainer.global_step
-        try:
-            loss_dict = self.model(batch)
-        except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from error
-        loss = sum(loss_dict.values())
-        losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
-        if not torch.isfinite(loss):
-            raise diverged(iteration, losses)
+        self.zero_grad()
+        number = self.cfg.SOLVER.ACCUMULATE
+        losses, loss = defaultdict(float), None
+        for part in parts(self.model, batch, number):
+            if loss is not None:  # of the part before; the last is left to Lightning
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
+            loss = self.losses_of(part, losses) / number
         get_event_storage().put_scalars(total_loss=sum(losses.values()), **losses)
         return loss
 
+    def losses_of(self, part, losses):
+        iteration = self.trainer.global_step
+        try:
+            loss_dict = self.model(part)
+        except FloatingPointError as error:  # detectron2's heads raise it
+            raise diverged(iteration, error) from error
+        loss = sum(loss_dict.values())
+        for name, value in comm.reduce_dict(loss_dict).items():
+            losses[name] += value.item() / self.cfg.SOLVER.ACCUMULATE
+        if not torch.isfinite(loss):
+            raise diverged(iteration, dict(losses))
+        return loss
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        pass  # Lightning would call it before the backward pass of the last part
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        self.average.update()
+
     def on_validation_start(self):
         self.around_validation = ExitStack()
-        self.around_validation.enter_context(untouched(self.model))
+        self.around_validation.enter_context(untouched(self.average.model))
         for evaluation in self.evaluations.values():
             evaluation.reset()
 
@@ -140,6 +164,7 @@ class Detector(LightningModule):
     def on_save_checkpoint(self, checkpoint):
         # With these, detectron2's checkpointer can load the weights.
         checkpoint.update(model_state(self.model), iteration=self.trainer.global_step - 1)
+        checkpoint.update(self.average.states())
 
     def on_load_checkpoint(self, checkpoint):
         if "loss_normalizer" in checkpoint:
@@ -192,7 +217,7 @@ def build_trainer(cfg, args, callbacks=(), evaluates=True):
 def train(cfg, args, module, end):
     """Trains for `SOLVER.MAX_ITER` iterations, or until early stopping, which `end` then says."""
     early_stopping = EarlyStopping.from_config(cfg)
-    checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR)
+    checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR, average=module.average)
     resumes = args.resume and checkpointer.has_checkpoint()
     file = checkpointer.get_checkpoint_file() if resumes else cfg.MODEL.WEIGHTS
     saved = checkpointer.load(file)
@@ -206,7 +231,7 @@ def train(cfg, args, module, end):
             build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
         return
     if cfg.TEST.EVAL_IN_LOOP:
-        early_stopping.check(metric_names(cfg, module.model))
+        early_stopping.check(metric_names(cfg, module.average.model))
     callbacks = [
         Write(cfg),
         Record(cfg),
@@ -225,14 +250,16 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         module = Detector(cfg)
-        checkpointer = Checkpointer(module.model, cfg.OUTPUT_DIR, complete=True)
+        checkpointer = Checkpointer(
+            module.model, cfg.OUTPUT_DIR, average=module.average, complete=True
+        )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         build_trainer(cfg, args).validate(module, Data(cfg), verbose=False)
     else:
         with end_marker(cfg) as end:
             module = Detector(cfg)
             train(cfg, args, module, end)
-    report(cfg, module.model, module.metrics)
+    report(cfg, module.average.model, module.metrics)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Evaluate the last checkpoint of a run, or any weights:
 
 import logging
 import time
+from collections import defaultdict
 
 import torch
 from detectron2.checkpoint import PeriodicCheckpointer
@@ -26,6 +27,8 @@ from detectron2.utils.events import EventStorage
 
 from {{ cookiecutter.package_name }}.config import amp_dtype
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.accumulate import parts
+from {{ cookiecutter.package_name }}.engine.average import Average
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import (
@@ -53,7 +56,7 @@ from {{ cookiecutter.package_name }}.experiment import build_model
 logger = logging.getLogger("detectron2")
 
 
-def train(cfg, model, resume, end):
+def train(cfg, model, average, resume, end):
     """Trains for `SOLVER.MAX_ITER` iterations, or until early stopping, which `end` then says.
 
     Returns the metrics of the evaluation at the end, if there is one in the loop.
@@ -69,6 +72,7 @@ def train(cfg, model, resume, end):
     checkpointer = Checkpointer(
         model,
         cfg.OUTPUT_DIR,
+        average=average,
         prune=Pruner(cfg),
         optimizer=optimizer,
         scheduler=scheduler,
@@ -80,9 +84,9 @@ def train(cfg, model, resume, end):
     max_iter = cfg.SOLVER.MAX_ITER
     end.update(early_stopping.end())
     if nothing_to_train(cfg, start_iter, end):
-        return evaluate(cfg, model) if cfg.TEST.EVAL_IN_LOOP else {}
+        return evaluate(cfg, average.model) if cfg.TEST.EVAL_IN_LOOP else {}
     if cfg.TEST.EVAL_IN_LOOP:
-        early_stopping.check(metric_names(cfg, model))
+        early_stopping.check(metric_names(cfg, average.model))
     periodic_checkpointer = PeriodicCheckpointer(
         checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_iter=max_iter
     )
@@ -100,20 +104,23 @@ def train(cfg, model, resume, end):
             storage.put_scalar("data_time", time.perf_counter() - step_start)
             storage.put_scalars(**progress(cfg, iteration), smoothing_hint=False)
 
-            try:
-                with torch.amp.autocast(device.type, **amp):
-                    loss_dict = model(data)
-                    loss = sum(loss_dict.values())
-            except FloatingPointError as error:  # detectron2's heads raise it
-                raise diverged(iteration, error) from error
-            losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
-            if not torch.isfinite(loss):
-                raise diverged(iteration, losses)
-
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
+            losses = defaultdict(float)
+            for part in parts(model, data, cfg.SOLVER.ACCUMULATE):
+                try:
+                    with torch.amp.autocast(device.type, **amp):
+                        loss_dict = model(part)
+                        loss = sum(loss_dict.values()) / cfg.SOLVER.ACCUMULATE
+                except FloatingPointError as error:  # detectron2's heads raise it
+                    raise diverged(iteration, error) from error
+                for name, value in comm.reduce_dict(loss_dict).items():
+                    losses[name] += value.item() / cfg.SOLVER.ACCUMULATE
+                if not torch.isfinite(loss):
+                    raise diverged(iteration, dict(losses))
+                scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+            average.update()
 
             storage.put_scalars(total_loss=sum(losses.values()), **losses)
             storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
@@ -125,7 +132,7 @@ def train(cfg, model, resume, end):
                 end.update(request)
             is_last = done == max_iter or end["status"] != "finished"
             if is_due(cfg, done, is_last and end["status"] != "interrupted"):
-                metrics = evaluate(cfg, model)
+                metrics = evaluate(cfg, average.model)
                 storage.put_scalars(**metrics, smoothing_hint=False)
                 early_stopping.update(logged(cfg), iteration)
                 checkpointer.save_best(early_stopping.metric, logged(cfg), iteration)
@@ -157,10 +164,12 @@ def main(args):
     else:
         with end_marker(cfg) as end:
             model = build_model(cfg)
+            average = Average(cfg, model)
             if comm.get_world_size() > 1:
                 device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
                 model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-            metrics = train(cfg, model, args.resume, end)
+            metrics = train(cfg, model, average, args.resume, end)
+            model = average.model
     report(cfg, model, metrics)
 
 

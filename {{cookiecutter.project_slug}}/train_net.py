@@ -22,6 +22,7 @@ from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
 from {{ cookiecutter.package_name }}.data.loader import build_train_loader
+from {{ cookiecutter.package_name }}.engine.average import Average
 from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
 from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
 from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
@@ -32,6 +33,7 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     SavePeriodically,
     StopEarly,
     StopOnRequest,
+    UpdateAverage,
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
@@ -59,6 +61,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs GPUs for several processes
         self.cfg = cfg
         model = self.build_model(cfg)
+        self.average = Average(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         if comm.get_world_size() > 1:
@@ -68,7 +71,11 @@ class Trainer(DefaultTrainer):
         self._trainer.after_backward = self.after_backward  # of the hooks, which detectron2 forgets
         self.early_stopping = EarlyStopping.from_config(cfg)
         self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, prune=Pruner(cfg), trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            average=self.average,
+            prune=Pruner(cfg),
+            trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -79,9 +86,10 @@ class Trainer(DefaultTrainer):
         return [
             IterationTimer(warmup_iter=1),
             LRScheduler(),
+            UpdateAverage(self.average),
             LogProgress(cfg),
             StopOnRequest(cfg),
-            Evaluate(cfg, self.model),
+            Evaluate(cfg, self.average.model),
             StopEarly(cfg, self.early_stopping),
             SaveBest(cfg, self.checkpointer, self.early_stopping),
             SavePeriodically(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
@@ -107,9 +115,9 @@ class Trainer(DefaultTrainer):
         """
         end.update(self.early_stopping.end())
         if nothing_to_train(self.cfg, self.start_iter, end):
-            return self.test(self.cfg, self.model) if self.cfg.TEST.EVAL_IN_LOOP else {}
+            return self.test(self.cfg, self.average.model) if self.cfg.TEST.EVAL_IN_LOOP else {}
         if self.cfg.TEST.EVAL_IN_LOOP:
-            self.early_stopping.check(metric_names(self.cfg, self.model))
+            self.early_stopping.check(metric_names(self.cfg, self.average.model))
         self._trainer.data_loader = self.build_train_loader(self.cfg, self.start_iter)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         train(self, self.start_iter, self.max_iter, end)
@@ -127,7 +135,7 @@ def main(args):
         with end_marker(cfg) as end:
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
-            model, metrics = trainer.model, trainer.train(end)
+            model, metrics = trainer.average.model, trainer.train(end)
     report(cfg, model, metrics)
 
 

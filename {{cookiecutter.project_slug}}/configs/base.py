@@ -23,6 +23,9 @@ train.update(
     eval_period_epochs=1,
     eval_in_loop=True,
     images_per_epoch=0.0,  # found out from the data
+    accumulate=1,
+    reference_batch_size=0,
+    ema_decay=0.0,
     val_loss=True,
     num_pictures=8,
     early_stopping=dict(patience=0, metric="", mode="", min_delta=0.0, warmup_evals=0),
@@ -30,7 +33,8 @@ train.update(
 )
 train.checkpointer.update(period_epochs=4, max_to_keep=0)
 
-# For one GPU. With another batch size, scale the learning rate in proportion.
+# For one GPU. With another batch size, scale the learning rate in proportion:
+# train.reference_batch_size does that.
 optimizer = model_zoo.get_config("common/optim.py").SGD
 optimizer.lr = 0.005
 
@@ -60,6 +64,7 @@ dataloader = dict(
             ],
             image_format="BGR",
             use_masks=True,
+            fast_resize=False,
         ),
         total_batch_size=4,
         num_workers=4,
@@ -73,6 +78,7 @@ dataloader = dict(
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length={{ cookiecutter.__min_size }}, max_size={{ cookiecutter.__max_size }})],
             image_format="${dataloader.train.mapper.image_format}",
             use_masks="${dataloader.train.mapper.use_masks}",
+            fast_resize="${dataloader.train.mapper.fast_resize}",
             ground_truth=False,
         ),
         batch_size=1,

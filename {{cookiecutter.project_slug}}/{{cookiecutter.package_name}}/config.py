@@ -1,5 +1,6 @@
 """The config: detectron2's keys, the project's own keys, and what follows from the data set."""
 
+import logging
 import re
 from functools import reduce
 from pathlib import Path
@@ -9,6 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
 from .data.catalog import get_metadata
+
+logger = logging.getLogger(__name__)
 
 # What can be given in iterations, by detectron2's key, or in epochs, by the project's.
 EPOCHS = {
@@ -34,11 +37,27 @@ def add_project_config(cfg: CfgNode):
     cfg.SOLVER.STEPS_EPOCHS = ()
     cfg.SOLVER.CHECKPOINT_PERIOD_EPOCHS = None
     cfg.TEST.EVAL_PERIOD_EPOCHS = None
+    # Parts that a batch of IMS_PER_BATCH is computed in, one after the other, with the memory of
+    # one. Their gradients are averaged, and an iteration is still one step of the optimizer. What
+    # a layer or a loss averages over a batch (batch normalization, the mask loss over its objects)
+    # it averages over a part.
+    cfg.SOLVER.ACCUMULATE = 1
+    # The batch size that BASE_LR is meant for. With another IMS_PER_BATCH the learning rate is
+    # scaled in proportion (Goyal et al., 2017), and the log says so; 0: it is always BASE_LR.
+    cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # Decay, in an iteration, of a moving average of the weights, such as 0.999. It is the average
+    # that is evaluated, and saved as the model; checkpoints also have what --resume goes on from.
+    # 0: no average.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Number of the newest checkpoints that are kept; 0 keeps all. Besides, the best is kept, the
     # last, and those that evaluators work on or have not evaluated yet.
     cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 0
     # Images that the training loader delivers in an epoch. Set by the project, from the data.
     cfg.SOLVER.IMAGES_PER_EPOCH = 0.0
+
+    # Resize images by PyTorch instead of Pillow, in a third of the time. Some of a photograph's
+    # values are then different, by 1 or 2 of 255: at most sizes fewer than 2 in 100, at some 7.
+    cfg.INPUT.FAST_RESIZE = False
 
     # Train on a random share of the images, by detectron2's RandomSubsetTrainingSampler.
     # The seed chooses them; -1 chooses others in each new run.
@@ -168,6 +187,18 @@ def check_values(cfg):
                 f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} takes no subset: remove "
                 f"it, or DATALOADER.RANDOM_SUBSET_RATIO {cfg.DATALOADER.RANDOM_SUBSET_RATIO}."
             )
+    if cfg.SOLVER.ACCUMULATE < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}. Give 1 or more parts.")
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        raise ValueError(
+            f"SOLVER.EMA_DECAY is {cfg.SOLVER.EMA_DECAY}. Give a number from 0, which is no moving "
+            "average, to below 1, such as 0.999."
+        )
+    if cfg.SOLVER.REFERENCE_IMS_PER_BATCH < 0:
+        raise ValueError(
+            f"SOLVER.REFERENCE_IMS_PER_BATCH is {cfg.SOLVER.REFERENCE_IMS_PER_BATCH}. Give the "
+            "batch size that SOLVER.BASE_LR is for, or 0."
+        )
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}. Give 1 or more images.")
     if cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP < 0:
@@ -200,6 +231,23 @@ def epochs_to_iterations(cfg: CfgNode, images_per_epoch: float):
             set_key(cfg, iterations, max(1, _iterations(cfg, value)))
         # From here on, and in config.yaml, there are iterations only.
         set_key(cfg, epochs, get_key(default_config(), epochs))
+
+
+def scale_learning_rate(cfg):
+    """Scales the learning rate for `SOLVER.IMS_PER_BATCH`, if the config says what it is for."""
+    reference, batch = cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH
+    if reference and reference != batch:
+        given = cfg.SOLVER.BASE_LR
+        cfg.SOLVER.BASE_LR = given * batch / reference
+        # Read again, the config of this run is not scaled a second time.
+        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = batch
+        logger.info(
+            "The learning rate is %g: %g, which is for a batch of %d, scaled to one of %d",
+            cfg.SOLVER.BASE_LR,
+            given,
+            reference,
+            batch,
+        )
 
 
 def set_defaults(cfg, config_file: str):

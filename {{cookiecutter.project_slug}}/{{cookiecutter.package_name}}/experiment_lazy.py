@@ -40,6 +40,10 @@ KEYS = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "train.clip_gradients.clip_type",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "train.clip_gradients.clip_value",
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": "train.clip_gradients.norm_type",
+    "SOLVER.ACCUMULATE": "train.accumulate",
+    "SOLVER.BASE_LR": "optimizer.lr",
+    "SOLVER.EMA_DECAY": "train.ema_decay",
+    "SOLVER.REFERENCE_IMS_PER_BATCH": "train.reference_batch_size",
     "SOLVER.MAX_ITER": "train.max_iter",
     "SOLVER.MAX_EPOCHS": "train.max_epochs",
     "SOLVER.IMAGES_PER_EPOCH": "train.images_per_epoch",
@@ -56,6 +60,7 @@ KEYS = {
     "EARLY_STOPPING.MODE": "train.early_stopping.mode",
     "EARLY_STOPPING.MIN_DELTA": "train.early_stopping.min_delta",
     "EARLY_STOPPING.WARMUP_EVALS": "train.early_stopping.warmup_evals",
+    "INPUT.FAST_RESIZE": "dataloader.train.mapper.fast_resize",
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATALOADER.RANDOM_SUBSET_RATIO": "dataloader.train.random_subset_ratio",
     "DATALOADER.RANDOM_SUBSET_SEED": "dataloader.train.random_subset_seed",
@@ -73,7 +78,6 @@ KEYS = {
 }
 # The same for messages, which also name keys that the engine does not read.
 NAMES = KEYS | {
-    "SOLVER.BASE_LR": "optimizer.lr",
     "SOLVER.WARMUP_ITERS": "lr_multiplier.warmup_length",
     "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",  # which that of the test follows
     "INPUT.MIN_SIZE_TRAIN": "dataloader.train.mapper.augmentations.0.short_edge_length",
@@ -115,6 +119,8 @@ def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
             value = tuple(value)
         if key.startswith("DATASETS.") and isinstance(value, str):
             value = (value,)
+        if isinstance(get_key(cfg, key), float) and isinstance(value, int):
+            value = float(value)
         if value is not None:
             try:
                 cfg.merge_from_list([key, value])
@@ -165,6 +171,8 @@ def build_model(cfg) -> torch.nn.Module:
 def build_optimizer(cfg, model) -> torch.optim.Optimizer:
     node = copy.deepcopy(cfg.LAZY.optimizer)
     node.params.model = model
+    if "lr" in node:
+        node.lr = cfg.SOLVER.BASE_LR  # which may have been scaled
     return maybe_add_gradient_clipping(cfg, instantiate(node))
 
 

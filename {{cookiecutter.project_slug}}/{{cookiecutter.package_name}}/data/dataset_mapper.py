@@ -9,6 +9,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from PIL import Image
 
+from .image import FastResize, read_image, to_tensor
+
 
 class Mapper:
     """Maps a dataset dict to the input of detectron2's models.
@@ -29,6 +31,7 @@ class Mapper:
         use_keypoints: bool = False,
         keypoint_hflip_indices: np.ndarray | None = None,
         recompute_boxes: bool = False,
+        fast_resize: bool = False,
     ):
         """
         Args:
@@ -39,7 +42,12 @@ class Mapper:
                 has masks as RLE gets bitmasks in any case.
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
             recompute_boxes: tight boxes around the masks, which cropping makes necessary.
+            fast_resize: resize by PyTorch, see INPUT.FAST_RESIZE in config.py.
         """
+        if fast_resize:
+            augmentations = [
+                FastResize(a) if isinstance(a, FastResize.RESIZES) else a for a in augmentations
+            ]
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.ground_truth = ground_truth
@@ -68,6 +76,7 @@ class Mapper:
                 utils.create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if keypoints else None
             ),
             "recompute_boxes": crop and cfg.MODEL.MASK_ON,
+            "fast_resize": cfg.INPUT.FAST_RESIZE,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -86,14 +95,14 @@ class Mapper:
         record = copy.deepcopy(dataset_dict)
         annotations = record.pop("annotations", None)
         sem_seg_file = record.pop("sem_seg_file_name", None)
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        image = read_image(record["file_name"], self.image_format)
         utils.check_image_size(record, image)
 
         inputs = T.AugInput(image)
         if self.ground_truth and sem_seg_file is not None:
             inputs.sem_seg = read_label_map(sem_seg_file)
         transforms = self.augmentations(inputs)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        record["image"] = to_tensor(inputs.image)
         if inputs.sem_seg is not None:
             record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
         if self.ground_truth and annotations is not None:

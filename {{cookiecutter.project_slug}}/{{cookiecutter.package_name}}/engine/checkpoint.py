@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import nn
 
+from .average import Average
 from .early_stopping import Metric, best_of
 from .run_folder import RunFolder, Watch, write_whole
 
@@ -149,15 +150,24 @@ class Pruner:
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with files written atomically and errors in words."""
 
-    def __init__(self, *args, prune: Callable[[], None] | None = None, complete=False, **kwargs):
+    def __init__(
+        self,
+        *args,
+        average: Average | None = None,
+        prune: Callable[[], None] | None = None,
+        complete=False,
+        **kwargs,
+    ):
         """
         Args:
+            average: of the model, which it loads and saves too.
             prune: called after each checkpoint.
             complete: weights that do not fill the whole model are an error, as they are in any case
                 where a run is resumed. Else what they lack, as heads for these classes, starts
                 from scratch.
         """
         super().__init__(*args, **kwargs)
+        self.average = average
         self.prune = prune
         self.complete = complete
 
@@ -166,6 +176,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        states |= self.average.states() if self.average else {}
         self._write(f"{name}.pth", **states, **kwargs, iteration=iteration)
         make_last(os.path.join(self.save_dir, f"{name}.pth"), iteration)
         if self.prune:
@@ -181,10 +192,11 @@ class Checkpointer(DetectionCheckpointer):
         value, has = metric.find(logged), best(self.save_dir)
         than = has["value"] if has and has["metric"] == metric.name else None
         if value is not None and metric.is_better(value, than):
-            self._write(BEST, metric=metric.name, value=value, iteration=iteration)
+            model = {"model": self.average.model.state_dict()} if self.average else {}
+            self._write(BEST, metric=metric.name, value=value, iteration=iteration, **model)
 
     def _write(self, name, **data):
-        save_checkpoint(os.path.join(self.save_dir, name), data | model_state(self.model))
+        save_checkpoint(os.path.join(self.save_dir, name), model_state(self.model) | data)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """
@@ -208,6 +220,8 @@ class Checkpointer(DetectionCheckpointer):
             ) from error
         if "loss_normalizer" in loaded:
             self.model.loss_normalizer = loaded.pop("loss_normalizer")
+        if self.average:
+            self.average.loaded(loaded, resumes=checkpointables is None)
         return loaded
 
     def _log_incompatible_keys(self, incompatible):

@@ -8,6 +8,7 @@ from detectron2.checkpoint import PeriodicCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from .average import Average
 from .checkpoint import Checkpointer
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, is_due
@@ -25,6 +26,16 @@ class LogProgress(HookBase):
     def after_step(self):
         done = progress(self.cfg, self.trainer.iter)
         self.trainer.storage.put_scalars(**done, smoothing_hint=False)
+
+
+class UpdateAverage(HookBase):
+    """Keeps the moving average of the weights."""
+
+    def __init__(self, average: Average):
+        self.average = average
+
+    def after_step(self):
+        self.average.update()
 
 
 class StopOnRequest(HookBase):

@@ -20,7 +20,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import epochs_to_iterations, get_key, set_key, spell
+from ..config import epochs_to_iterations, get_key, scale_learning_rate, set_key, spell
 from ..data.loader import SIGNALS, training_images
 from ..experiment import NAMES, get_config, read_config, write_config
 from .checkpoint import BEST, best, make_final, publish_last
@@ -115,6 +115,11 @@ def _check(args):
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be split evenly over "
             f"{processes} processes. Change it, or --num-gpus."
         )
+    if cfg.SOLVER.IMS_PER_BATCH // processes % cfg.SOLVER.ACCUMULATE:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be split evenly over "
+            f"{processes} processes and SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} parts in each."
+        )
     gpus = torch.cuda.device_count()
     if gpus and args.num_gpus > gpus:
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {gpus}.")
@@ -144,6 +149,10 @@ def setup(args):
     the same folder: that is moved aside.
     """
     cfg = get_config(args.config_file, args.opts)
+    if cfg.MODEL.DEVICE == "cpu":
+        # A CPU takes up to a hundred times as long for numbers below 1e-38, of which gradients may
+        # be full; now they are 0.
+        torch.set_flush_denormal(True)
     output = Path(cfg.OUTPUT_DIR)
     moved = None
     if comm.is_main_process():
@@ -168,6 +177,7 @@ def setup(args):
         if subset:
             record_subset(cfg, "+".join(cfg.DATASETS.TRAIN), subset)
         epochs_to_iterations(cfg, images)
+        scale_learning_rate(cfg)
         logger.info(
             "An epoch is %g images, %.4g iterations of %d; training takes %.4g epochs",
             images,

@@ -1,6 +1,7 @@
 """The loop of the trainers with hooks: detectron2's, which can stop early, on any device."""
 
 import time
+from collections import defaultdict
 
 import torch
 from detectron2.engine import SimpleTrainer as _SimpleTrainer
@@ -9,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from ..config import amp_dtype
+from .accumulate import parts
 from .run import diverged
 
 
@@ -51,6 +53,7 @@ class SimpleTrainer(_SimpleTrainer):
 
     def __init__(self, cfg, model, data_loader, optimizer):
         super().__init__(model, data_loader, optimizer)
+        self.accumulate = cfg.SOLVER.ACCUMULATE
         enabled, dtype = cfg.SOLVER.AMP.ENABLED, amp_dtype(cfg)
         self.autocast = torch.amp.autocast(cfg.MODEL.DEVICE, dtype=dtype, enabled=enabled)
         self.grad_scaler = torch.amp.GradScaler(enabled=enabled and dtype == torch.float16)
@@ -59,17 +62,20 @@ class SimpleTrainer(_SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        try:
-            with self.autocast:
-                loss_dict = self.model(data)
-                loss = sum(loss_dict.values())
-        except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(self.iter, error) from error
-        losses = {k: v.item() for k, v in comm.reduce_dict(loss_dict).items()}
-        if not torch.isfinite(loss):
-            raise diverged(self.iter, losses)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(loss).backward()
+        losses = defaultdict(float)
+        for part in parts(self.model, data, self.accumulate):
+            try:
+                with self.autocast:
+                    loss_dict = self.model(part)
+                    loss = sum(loss_dict.values()) / self.accumulate
+            except FloatingPointError as error:  # detectron2's heads raise it
+                raise diverged(self.iter, error) from error
+            for name, value in comm.reduce_dict(loss_dict).items():
+                losses[name] += value.item() / self.accumulate
+            if not torch.isfinite(loss):
+                raise diverged(self.iter, dict(losses))
+            self.grad_scaler.scale(loss).backward()
         self.after_backward()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
