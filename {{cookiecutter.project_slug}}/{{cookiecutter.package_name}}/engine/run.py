@@ -149,10 +149,6 @@ def setup(args):
     the same folder: that is moved aside.
     """
     cfg = get_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE == "cpu":
-        # A CPU takes up to a hundred times as long for numbers below 1e-38, of which gradients may
-        # be full; now they are 0.
-        torch.set_flush_denormal(True)
     output = Path(cfg.OUTPUT_DIR)
     moved = None
     if comm.is_main_process():
