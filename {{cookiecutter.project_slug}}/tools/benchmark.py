@@ -239,6 +239,8 @@ def candidates(cfg, model, results):
         yield "loop", override("DATALOADER.NUM_WORKERS", workers)
     if not cfg.SOLVER.AMP.ENABLED:
         yield "loop", override("SOLVER.AMP.ENABLED", True)
+    if not cfg.INPUT.FAST_RESIZE:
+        yield "loop", override("INPUT.FAST_RESIZE", True)
     if cfg.MODEL.DEVICE == "cpu":
         print("  (The largest batch is searched on a GPU only.)")
         return
@@ -269,6 +271,7 @@ def short_sides(cfg) -> tuple[int, ...] | None:
     """What the short side of a training image is resized to."""
     augmentations = getattr(build_mapper(cfg, is_train=True), "augmentations", None)
     for augmentation in getattr(augmentations, "augs", ()):
+        augmentation = getattr(augmentation, "resize", augmentation)  # of FastResize
         if hasattr(augmentation, "short_edge_length"):
             return tuple(augmentation.short_edge_length)
     return None

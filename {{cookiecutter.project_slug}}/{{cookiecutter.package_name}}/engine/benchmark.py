@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -24,6 +24,8 @@ from ..config import amp_dtype
 from ..data import dataset_mapper
 from ..data.loader import build_train_loader
 from ..experiment import build_model, build_optimizer
+from .accumulate import parts
+from .average import Average
 from .checkpoint import Checkpointer
 from .evaluation import Evaluation
 from .validation_pass import PredictionsAndLosses, untouched
@@ -153,6 +155,7 @@ class Training(Part):
     def __init__(self, cfg, model=None):
         super().__init__(cfg)
         self.model = model or load_model(cfg)
+        self.average = Average(cfg, self.model)
         self.optimizer = build_optimizer(cfg, self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
@@ -163,18 +166,26 @@ class Training(Part):
         enabled = cfg.SOLVER.AMP.ENABLED and dtype == torch.float16
         self.scaler = torch.amp.GradScaler(enabled=enabled)
 
-    def forward(self, batch):
-        with self.autocast:
-            losses = self.model(batch)
-        return sum(losses.values()), losses
-
-    def backward(self, loss):
+    def iteration(self, batch) -> dict[str, float]:
+        """Its losses."""
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        losses = defaultdict(float)
+        for part in parts(self.model, batch, self.cfg.SOLVER.ACCUMULATE):
+            with self.stage("forward"), self.autocast:
+                loss_dict = self.model(part)
+                loss = sum(loss_dict.values()) / self.cfg.SOLVER.ACCUMULATE
+            with self.stage("backward"):
+                for name, value in loss_dict.items():
+                    losses[name] += value.item() / self.cfg.SOLVER.ACCUMULATE
+                self.scaler.scale(loss).backward()
+        with self.stage("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.average.update()
+        return losses
 
-    def step(self):
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+    def stage(self, name: str):
+        return nullcontext()  # waiting for a GPU after each would slow the whole down
 
     @contextmanager
     def as_in_training(self, storage: EventStorage):
@@ -201,16 +212,14 @@ class ModelAlone(Training):
             start = time.perf_counter()
             for _ in range(iterations):
                 batch = self.batches[self.next % len(self.batches)]
-                with self.timed("forward"):
-                    loss, _ = self.forward(batch)
-                with self.timed("backward"):
-                    self.backward(loss)
-                with self.timed("optimizer"):
-                    self.step()
+                self.iteration(batch)
                 images += len(batch)
                 self.next += 1
         self.images += images
         return images / (time.perf_counter() - start)
+
+    def stage(self, name):
+        return self.timed(name)
 
 
 class Loop(Training):
@@ -240,10 +249,7 @@ class Loop(Training):
                 start = time.perf_counter()
                 batch = next(self.batches)
                 self.seconds["waiting for data"] += time.perf_counter() - start
-                loss, losses = self.forward(batch)
-                losses = {name: value.item() for name, value in losses.items()}
-                self.backward(loss)
-                self.step()
+                losses = self.iteration(batch)
                 start_logging = time.perf_counter()
                 self.log(losses, start_logging - start)
                 self.seconds["logging"] += time.perf_counter() - start_logging
