@@ -27,17 +27,14 @@ class StopRequest:
     def __init__(self, output_dir: str):
         self._output_dir = output_dir
         self._signal = 0
-        self._process = os.getpid()
         self._sent = None  # on its way between the ranks: who asks to stop
         for number in SIGNALS:
             signal.signal(number, self._receive)
+        if hasattr(os, "register_at_fork"):  # Windows does not fork
+            os.register_at_fork(after_in_child=_give_signals_back)
 
     def _receive(self, number, frame):
-        if os.getpid() == self._process:
-            self._signal = number
-        else:  # a worker that was forked, as of multiprocessing.Pool, which SIGTERM is to end
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        self._signal = number
 
     def look(self) -> dict[str, str] | None:
         """What the end marker says if training is to stop now. All ranks must ask in each
@@ -54,6 +51,16 @@ class StopRequest:
             name = signal.Signals(asked).name
             return {"status": "interrupted", "reason": f"{name}; --resume goes on", "signal": asked}
         return None
+
+
+def _give_signals_back():
+    """SIGTERM ends a process that was forked, such as a worker of multiprocessing.Pool.
+
+    A handler could not: what the process does next may be to wait, for ever, before Python calls it.
+    """
+    for number in SIGNALS:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopRequest):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def read_stop_file(output_dir: str) -> dict[str, str] | None:
