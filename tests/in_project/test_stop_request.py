@@ -6,7 +6,7 @@ import multiprocessing
 from my_detector.engine.stop_request import StopRequest
 
 request = StopRequest(".")
-for _ in range(60):
+for _ in range(30):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         result = pool.imap(abs, range(-100, 0))
         next(result)  # and has more to do when it ends
