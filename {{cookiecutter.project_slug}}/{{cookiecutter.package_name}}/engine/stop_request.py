@@ -56,7 +56,7 @@ class StopRequest:
 def _give_signals_back():
     """SIGTERM ends a process that was forked, such as a worker of multiprocessing.Pool.
 
-    A handler could not: what the process does next may be to wait, for ever, before Python calls it.
+    A handler could not: the process may begin to wait, for ever, before Python calls it.
     """
     for number in SIGNALS:
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopRequest):
