@@ -8,9 +8,10 @@
 #
 #     --build-arg DEVEL_IMAGE=ubuntu:24.04 --build-arg FORCE_CUDA=0 --build-arg TORCH_INDEX=cpu
 #
-# CUDA's version must be that of PyTorch, at least up to the dot. Another one, for an older driver:
+# CUDA's version must be that of PyTorch, at least up to the dot. Another one, for an older driver, if
+# PyTorch has a build of the version in uv.lock for it:
 #
-#     --build-arg CUDA_VERSION=12.6.3 --build-arg TORCH_INDEX=cu126 --build-arg TORCH_CUDA_ARCH_LIST="7.0;8.0;9.0"
+#     --build-arg CUDA_VERSION=13.0.1 --build-arg TORCH_INDEX=cu130
 ARG CUDA_VERSION=13.2.1
 # 0: without CUDA operators of detectron2's own. Its standard models run on GPUs all the same;
 # deformable convolutions and rotated boxes do not.
