@@ -9,7 +9,8 @@ from projects import TRAINERS
 pytestmark = pytest.mark.training
 
 REFERENCE = '''
-"""A minimal loop of detectron2's public API: no line of the project's."""
+"""A minimal loop of detectron2's public API. Of the project it has one layer, whose gradients are
+rounded otherwise than detectron2's: tests/in_project/test_roi_align.py compares the two."""
 import json, sys
 from detectron2.config import get_cfg
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -19,6 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from my_detector.modelling.roi_align import use_fast_roi_align
 
 config, shapes, parts = sys.argv[1:]
 parts = int(parts)
@@ -31,6 +33,7 @@ cfg.merge_from_file(config)
 cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("val",)
 seed_all_rng(cfg.SEED)
 model = build_model(cfg)
+use_fast_roi_align(model)
 model.train()
 optimizer = build_optimizer(cfg, model)
 scheduler = build_lr_scheduler(cfg, optimizer)
@@ -57,7 +60,7 @@ _BASE_: smoke.yaml
 MODEL:
   BACKBONE: {NAME: build_resnet_fpn_backbone, FREEZE_AT: 0}
   RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64, NORM: BN}
-INPUT: {MIN_SIZE_TRAIN: "(96, 128)"}
+INPUT: {MIN_SIZE_TRAIN: "(96, 128)", FAST_RESIZE: False}
 SOLVER:
   IMS_PER_BATCH: 4
   BASE_LR: 0.02
@@ -83,6 +86,7 @@ pyramid.update(out_channels=64, norm="GN")
 model.backbone = pyramid
 del pyramid
 dataloader.train.mapper.augmentations[0].short_edge_length = [96, 128]
+dataloader.train.mapper.fast_resize = False
 dataloader.train.total_batch_size = 4
 optimizer.lr = 0.02
 lr_multiplier.warmup_length = 1 / 10

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from PIL import Image
 
 from my_detector.data import image as images
 from my_detector.data.image import FastResize, read_image, to_tensor
+from my_detector.experiment import build_mapper
 
 
 @pytest.fixture
@@ -66,6 +68,31 @@ def test_fast_resize_differs_by_little_in_few_values(photo):
     assert np.array_equal(*[t.apply_segmentation(label_map) for t in transforms])
     same = T.ResizeShortestEdge(90, 1000)
     assert np.array_equal(FastResize(same).get_transform(image).apply_image(image), image)
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_tensor_of_a_fast_resized_image(photo, is_mirrored):
+    """The training's augmentations, and to_tensor at the end."""
+    inputs = T.AugInput(np.asarray(photo))
+    resize = FastResize(T.ResizeShortestEdge(60, 1000))
+    T.AugmentationList([resize, T.RandomFlip(1.0 if is_mirrored else 0.0)])(inputs)
+    expected = torch.from_numpy(np.ascontiguousarray(inputs.image)).permute(2, 0, 1)
+    tensor = to_tensor(inputs.image)
+    assert tensor.shape == (3, 60, 80)
+    assert torch.equal(tensor, expected) and tensor.is_contiguous()
+
+
+def test_fast_resize_is_for_training(cfg):
+    """Test images are those that detectron2's evaluations see."""
+    record = DatasetCatalog.get("shapes_train")[0]
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.RANDOM_FLIP = (150,), 150, "none"
+    plain = DatasetMapper(cfg, is_train=False)(record)["image"]
+    assert torch.equal(build_mapper(cfg, is_train=False)(record)["image"], plain)
+    trained = build_mapper(cfg, is_train=True)(record)["image"]
+    difference = (trained.int() - plain.int()).abs()
+    assert 0 < difference.max() <= 2
+    cfg.INPUT.FAST_RESIZE = False
+    assert torch.equal(build_mapper(cfg, is_train=True)(record)["image"], plain)
 
 
 def test_tensor_of_any_array():

@@ -1,11 +1,13 @@
 import copy
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
 from my_detector.data.catalog import register
-from my_detector.data.loader import training_images
+from my_detector.data.loader import build_test_loader, build_train_loader, training_images
 from my_detector.experiment import train_loader_arguments
 
 
@@ -33,3 +35,48 @@ def test_subset_without_an_image_is_refused(cfg):
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.01
     with pytest.raises(ValueError, match=r"RANDOM_SUBSET_RATIO 0.01 of 24 images is no image"):
         training_images(cfg)
+
+
+def same(one, other) -> bool:
+    """Whether two things are equal, with all the tensors, arrays and instances inside of them."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "get_fields"):  # Instances
+        return one.image_size == other.image_size and same(one.get_fields(), other.get_fields())
+    if hasattr(one, "polygons"):  # PolygonMasks
+        return same(one.polygons, other.polygons)
+    if hasattr(one, "tensor"):  # Boxes, BitMasks
+        return same(one.tensor, other.tensor)
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_a_worker_delivers_what_the_process_itself_does(cfg, mask_format):
+    cfg.INPUT.MASK_FORMAT = mask_format
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64,), 64
+    cfg.INPUT.RANDOM_FLIP = "none"
+    dataset = DatasetCatalog.get("shapes_val")
+    batches = {}
+    for workers in (0, 1):  # more of them share the images out
+        cfg.DATALOADER.NUM_WORKERS = workers
+        training = build_train_loader(cfg)
+        batches[workers] = [*islice(training, 3), *build_test_loader(cfg, dataset)]
+    assert same(batches[0], batches[1])
+    tensor = batches[1][0][0]["image"]
+    tensor += 1  # it is nobody else's
+
+
+def test_workers_send_large_tensors_through_shared_memory(cfg):
+    """And small ones not, each of which takes a connection."""
+    cfg.DATALOADER.NUM_WORKERS = 1
+    for size, is_large in ((64, False), (512, True)):
+        cfg.INPUT.MIN_SIZE_TRAIN = (size,)
+        (image, *_) = next(iter(build_train_loader(cfg)))
+        assert image["image"].is_shared() == is_large
+        assert not image["instances"].gt_boxes.tensor.is_shared()

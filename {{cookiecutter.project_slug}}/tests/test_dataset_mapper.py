@@ -10,6 +10,7 @@ from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
 
 def test_same_output_as_detectron2(cfg):
     cfg.MODEL.KEYPOINT_ON = True
+    cfg.INPUT.FAST_RESIZE = False
     cfg.INPUT.MIN_SIZE_TRAIN = (96, 128, 160)
     cfg.INPUT.CROP.ENABLED = True
     records = DatasetCatalog.get("shapes_train_panoptic")

@@ -239,8 +239,6 @@ def candidates(cfg, model, results):
         yield "loop", override("DATALOADER.NUM_WORKERS", workers)
     if not cfg.SOLVER.AMP.ENABLED:
         yield "loop", override("SOLVER.AMP.ENABLED", True)
-    if not cfg.INPUT.FAST_RESIZE:
-        yield "loop", override("INPUT.FAST_RESIZE", True)
     if cfg.MODEL.DEVICE == "cpu":
         print("  (The largest batch is searched on a GPU only.)")
         return

@@ -26,6 +26,7 @@ from .config import (
     set_defaults,
 )
 from .data.dataset import register_datasets
+from .modelling.roi_align import use_fast_roi_align
 
 # The engine's keys, which config.py explains, and how config files spell them.
 KEYS = {
@@ -165,7 +166,10 @@ def write_config(cfg: CfgNode, file: Path):
 
 
 def build_model(cfg) -> torch.nn.Module:
-    return instantiate(cfg.LAZY.model).to(cfg.MODEL.DEVICE)
+    model = instantiate(cfg.LAZY.model).to(cfg.MODEL.DEVICE)
+    if cfg.MODEL.DEVICE == "cpu":
+        use_fast_roi_align(model)
+    return model
 
 
 def build_optimizer(cfg, model) -> torch.optim.Optimizer:

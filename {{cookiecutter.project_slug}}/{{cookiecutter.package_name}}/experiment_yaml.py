@@ -3,10 +3,11 @@
 import difflib
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
-from detectron2.modeling import build_model
+from detectron2.modeling import build_model as build_plain_model
 from detectron2.solver import build_optimizer
 
 from . import modelling  # noqa: F401  registers the project's components
@@ -23,8 +24,9 @@ from .config import (
 )
 from .data.dataset import register_datasets
 from .data.dataset_mapper import Mapper
+from .modelling.roi_align import use_fast_roi_align
 
-__all__ = ["build_model", "build_optimizer"]  # detectron2's
+__all__ = ["build_optimizer"]  # detectron2's
 
 NAMES = {}  # how config files spell a key, where it is not as the engine does
 
@@ -84,6 +86,14 @@ def override(key: str, value) -> list[str]:
 def write_config(cfg: CfgNode, file: Path):
     """Writes it so that it can be read again."""
     file.write_text(cfg.dump(), encoding="utf-8")
+
+
+def build_model(cfg) -> torch.nn.Module:
+    """detectron2's `build_model`, with layers that are faster to train where it is on a CPU."""
+    model = build_plain_model(cfg)
+    if cfg.MODEL.DEVICE == "cpu":
+        use_fast_roi_align(model)
+    return model
 
 
 def build_mapper(cfg, is_train: bool, ground_truth: bool | None = None) -> Mapper:

@@ -76,7 +76,7 @@ class Mapper:
                 utils.create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if keypoints else None
             ),
             "recompute_boxes": crop and cfg.MODEL.MASK_ON,
-            "fast_resize": cfg.INPUT.FAST_RESIZE,
+            "fast_resize": is_train and cfg.INPUT.FAST_RESIZE,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:

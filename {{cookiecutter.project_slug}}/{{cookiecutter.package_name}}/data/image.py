@@ -99,14 +99,18 @@ class _FastResizeTransform(T.ResizeTransform):
         image = torch.from_numpy(np.require(img, requirements="CW")).permute(2, 0, 1)[None]
         size = (self.new_h, self.new_w)
         image = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
-        return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
+        return image[0].permute(1, 2, 0).numpy()  # its memory is (C, H, W), as to_tensor wants it
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, C) of any type to (C, H, W)."""
+    is_mirrored = image.strides[1] < 0  # a view, which numpy takes long to copy
+    planes = (image[:, ::-1] if is_mirrored else image).transpose(2, 0, 1)
+    if planes.flags.c_contiguous and planes.flags.writeable:
+        return torch.from_numpy(planes).flip(2) if is_mirrored else torch.from_numpy(planes)
     if image.dtype != np.uint8 or image.shape[2] == 1:
         return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    if image.strides[1] < 0:  # a mirrored view: OpenCV copies it in a tenth of numpy's time
+    if is_mirrored:
         image = cv2.flip(np.ascontiguousarray(image[:, ::-1]), 1)
     tensor = torch.empty(image.shape[2], *image.shape[:2], dtype=torch.uint8)
     cv2.split(np.ascontiguousarray(image), list(tensor.numpy()))

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 
 import torch
 from detectron2.data import (
@@ -21,10 +22,12 @@ from detectron2.data.samplers import (
     RepeatFactorTrainingSampler,
 )
 from detectron2.utils import comm
+from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..experiment import build_mapper, train_loader_arguments
 
+SMALL = 2**18  # bytes; what is larger is faster sent through shared memory than through a pipe
 # How clusters announce that they take a machine away; SIGUSR1 is not known to Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -63,7 +66,8 @@ def build_train_loader(cfg, start_iter: int = 0):
 
 
 class WorkerInit:
-    """Has a worker of a loader leave the signals that ask to stop to the process that it works for.
+    """Has a worker of a loader leave the signals that ask to stop to the process that it works for,
+    and send it small tensors in a fast way.
 
     A cluster sends them to all processes; that training can finish its iteration, and an evaluation
     end in order, takes workers that go on. SIGTERM of its own process ends a worker, as it does in
@@ -77,6 +81,7 @@ class WorkerInit:
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the threads to come, too
             threading.Thread(target=self._wait, daemon=True).start()
+        ForkingPickler.register(torch.Tensor, _reduce)
         if self.also:
             self.also(worker_id)
 
@@ -86,6 +91,18 @@ class WorkerInit:
             got = signal.sigwaitinfo(SIGNALS)
             if got.si_signo == signal.SIGTERM and got.si_pid == os.getppid():
                 os._exit(0)
+
+
+def _reduce(tensor: torch.Tensor):
+    """How a worker sends a tensor: through the pipe, if it is small.
+
+    PyTorch sends all through shared memory, which takes a connection of their own for each of
+    them: half a millisecond, whatever their size.
+    """
+    is_plain = tensor.is_cpu and tensor.layout == torch.strided and not tensor.requires_grad
+    if tensor.nbytes > SMALL or not is_plain or tensor.dtype == torch.bfloat16:
+        return reduce_tensor(tensor)
+    return torch.from_numpy, (tensor.numpy(),)
 
 
 def _arguments(cfg):
