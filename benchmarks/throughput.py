@@ -13,7 +13,8 @@ COCO has. It is what detectron2's documentation gives 62 images a second for, on
 the optimizer to the next, with all that lies between. `start` is from the command to the end of the
 first iteration, in the same runs. `loading` is the training loader alone, on synthetic JPEGs of
 1280 x 960 pixels that are resized to 800; `evaluation` that of the test set, on a GPU in batches.
-These two take turns in one process.
+These two take turns in one process. `ap` is what a whole training of configs/smoke.yaml comes to,
+by each of both scripts and with each of several seeds; the project evaluates them all.
 
 --ours has overrides for our side alone, such as "SOLVER.AMP.ENABLED True".
 """
@@ -21,6 +22,7 @@ These two take turns in one process.
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -33,7 +35,7 @@ from cookiecutter.main import cookiecutter
 from trainer_overhead import TEMPLATE, TIMED, strip_project_keys
 
 IN_PROJECT = Path(__file__).with_name("in_project")
-PARTS = ("training", "start", "loading", "evaluation")
+PARTS = ("training", "start", "loading", "evaluation", "ap")
 
 
 class Setup:
@@ -68,24 +70,33 @@ class Setup:
             sys.exit(process.stdout[-4000:])
         return process.stdout
 
-    def train(self, is_theirs: bool, run: int, iterations: int) -> list[float]:
-        """Seconds from the command to the end of each iteration."""
-        output = f"output/{'theirs' if is_theirs else 'ours'}_{run}"
-        words = [*self.words, "SOLVER.MAX_ITER", iterations, "OUTPUT_DIR", output]
+    def train(self, is_theirs: bool, run: int, ours: list, both: list) -> list[float]:
+        """Seconds from the command to the end of each iteration.
+
+        Theirs has the config of our run 0, and both have the words of `both`.
+        """
+        words = [*self.words, *both, "OUTPUT_DIR", output_folder(is_theirs, run)]
         if is_theirs:
             script = self.args.detectron2.resolve() / "tools/plain_train_net.py"
-            config = "output/ours_0/config.yaml"
+            config = f"{output_folder(False, 0)}/config.yaml"
             words += ["DATASETS.TEST", "()"]
         else:
             script, config = "plain_train_net.py", self.config
-            words += ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", 10, "TEST.NUM_PICTURES", 0]
-            words += ["TEST.EVAL_IN_LOOP", False, "TEST.EVAL_PERIOD", 0]
-            words += ["SOLVER.CHECKPOINT_PERIOD", 5000, *shlex.split(self.args.ours)]
+            words += [*ours, "TEST.NUM_PICTURES", 0, "TEST.EVAL_IN_LOOP", False]
+            words += ["TEST.EVAL_PERIOD", 0, "SOLVER.CHECKPOINT_PERIOD", 5000]
+            words += shlex.split(self.args.ours)
         file = self.project / "times.json"
         # All processes of a Linux share this clock; that of CPU time starts with its process.
         start = 0 if self.args.cpu_time else time.perf_counter()
         self.run("timed.py", file, script, "--config-file", config, *words)
         return [moment - start for moment in json.loads(file.read_text())]
+
+    def ap(self, is_theirs: bool, run: int) -> float:
+        """The mask AP of the model that a run ended with."""
+        weights = f"{output_folder(is_theirs, run)}/model_final.pth"
+        words = [*self.words, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", "output/evaluated"]
+        output = self.run("plain_train_net.py", "--config-file", self.config, "--eval-only", *words)
+        return float(re.search(r"segm/AP +([\d.]+)\n", output)[1])
 
     def by_turns(self, part: str, iterations: int, words=()) -> tuple[str, list[list[float]]]:
         words = [*self.words, *words, *shlex.split(self.args.ours)]
@@ -95,6 +106,10 @@ class Setup:
         )  # fmt: skip
         answer = json.loads(output.splitlines()[-1])
         return answer["device"], answer["rates"]
+
+
+def output_folder(is_theirs: bool, run: int) -> str:
+    return f"output/{'theirs' if is_theirs else 'ours'}_{run}"
 
 
 def report(what: str, pairs, unit: str):
@@ -109,13 +124,15 @@ def report(what: str, pairs, unit: str):
 
 
 def train(setup: Setup, args, batch: int):
-    setup.train(False, 0, 2)  # installs, makes the data set, writes the config
+    ours = ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", 10]
+    # Installs, makes the data set, writes the config.
+    setup.train(False, 0, ours, ["SOLVER.MAX_ITER", 2])
     strip_project_keys(setup.project)
     speeds, starts = [], []
     for run in range(1, args.runs + 1):
         measured = {}
         for is_theirs in (run % 2 == 0, run % 2 == 1):
-            times = setup.train(is_theirs, run, args.iterations)
+            times = setup.train(is_theirs, run, ours, ["SOLVER.MAX_ITER", args.iterations])
             speed = batch * (len(times) - 1 - args.warm_up) / (times[-1] - times[args.warm_up])
             measured[is_theirs] = (speed, times[0])
         speeds.append((measured[False][0], measured[True][0]))
@@ -126,6 +143,22 @@ def train(setup: Setup, args, batch: int):
         report("training", speeds, "images/s")
     if "start" in args.parts:
         report("start to first iteration", starts, "s")
+
+
+def compare_ap(setup: Setup, args):
+    aps = {False: [], True: []}
+    for run in range(args.seeds):
+        for is_theirs in (False, True):
+            setup.train(is_theirs, run, [], ["SEED", run + 1])
+            if not run and not is_theirs:
+                strip_project_keys(setup.project)
+            aps[is_theirs].append(setup.ap(is_theirs, run))
+        print(f"  segm/AP {aps[False][-1]:.2f} / {aps[True][-1]:.2f}", flush=True)
+    words = [
+        f"{statistics.mean(side):.2f} (standard deviation {statistics.stdev(side):.2f})"
+        for side in aps.values()
+    ]
+    print(f"segm/AP at the end: {' / '.join(words)}, {args.seeds} seeds each", flush=True)
 
 
 def synthetic(folder: Path, helper: Setup, width: int, height: int, number: int) -> Path:
@@ -144,6 +177,7 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3, help="of `ap`, at least 2")
     parser.add_argument("--iterations", type=int, default=110)
     parser.add_argument("--warm-up", type=int, default=10, help="iterations that do not count")
     parser.add_argument("--workers", type=int, help="default: 2, with a GPU 8")
@@ -162,6 +196,8 @@ def main():
     if not (args.detectron2 / "tools/plain_train_net.py").is_file():
         parser.error(f"{args.detectron2} is not a checkout of detectron2: it has no tools/")
     is_gpu = args.device == "cuda"
+    if args.seeds < 2:
+        parser.error(f"--seeds {args.seeds}: noise takes at least 2 to be seen")
     if args.cpu_time and is_gpu:
         parser.error("--cpu-time counts no work of a GPU")
     if args.cpu_time:
@@ -193,6 +229,8 @@ def main():
         words = ["TEST.IMS_PER_BATCH", 8 if is_gpu else 1]
         device, rates = trained.by_turns("evaluation", 4, words)
         report(f"evaluation on {device}", rates, "images/s")
+    if "ap" in args.parts:
+        compare_ap(Setup(folder, args, "ap", "smoke", {"SOLVER.IMS_PER_BATCH": batch}), args)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,31 @@ def test_evaluator_that_is_asked_to_end_releases_its_checkpoint(run):
     assert [claim["status"] for claim in run.claims(iteration)] == ["released", "done"]
 
 
+EARLY = """
+import os, runpy, signal, sys
+from my_detector.engine.run_folder import Heartbeat
+beat = Heartbeat.beat
+
+def asked_to_end(self, **content):
+    Heartbeat.beat = beat
+    os.kill(os.getpid(), signal.SIGTERM)
+    beat(self, **content)
+
+Heartbeat.beat = asked_to_end
+sys.argv[0] = "tools/evaluate_checkpoints.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_evaluator_that_is_asked_to_end_while_it_claims_a_checkpoint(run, tmp_path):
+    script = tmp_path / "early.py"
+    script.write_text(EARLY, encoding="utf-8")
+    process = run.start(script=str(script))
+    assert process.wait() == 143, process.output()
+    (status,) = [claim["status"] for i in PUBLISHED for claim in run.claims(i)]
+    assert status == "released"
+
+
 def test_unreadable_checkpoint(run):
     (run.run / "model_0000014.pth").write_bytes(b"nothing to load")
     output = run.evaluate("--watch", "--attempts", 2, status=1)

@@ -61,7 +61,7 @@ FILES = """
     my_detector/engine/writers.py
     my_detector/experiment.py
     my_detector/modelling/__init__.py
-    my_detector/modelling/tiny_backbone.py
+    my_detector/modelling/roi_align.py my_detector/modelling/tiny_backbone.py
     pyproject.toml
     tests/conftest.py
     tests/overrides.py

@@ -1,5 +1,11 @@
+import contextlib
 import copy
+import os
+import signal
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +86,29 @@ def test_workers_send_large_tensors_through_shared_memory(cfg):
         (image, *_) = next(iter(build_train_loader(cfg)))
         assert image["image"].is_shared() == is_large
         assert not image["instances"].gt_boxes.tensor.is_shared()
+
+
+KILLED = """
+import os, signal
+from my_detector.data import shapes
+from my_detector.data.loader import build_train_loader
+from my_detector.experiment import get_config
+shapes.SPLITS = {"train": 24, "val": 8}
+shapes.register_shapes()
+batches = iter(build_train_loader(get_config("CONFIG")))
+next(batches)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed():
+    """Although nobody reads what they are about to send."""
+    (config,) = Path("configs").glob("smoke.*")
+    command = [sys.executable, "-c", KILLED.replace("CONFIG", str(config))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        process.communicate(timeout=40)  # until the workers, too, have let go of it
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -71,26 +71,28 @@ class WorkerInit:
 
     A cluster sends them to all processes; that training can finish its iteration, and an evaluation
     end in order, takes workers that go on. SIGTERM of its own process ends a worker, as it does in
-    PyTorch's loaders. (On systems without sigwaitinfo, such as macOS, it stays as it is there.)
+    PyTorch's loaders. (On systems without sigtimedwait, such as macOS, all stays as it is there.)
     """
 
     def __init__(self, also: Callable[[int], None] | None = None):
         self.also = also
 
     def __call__(self, worker_id: int):
-        if hasattr(signal, "sigwaitinfo"):
+        if hasattr(signal, "sigtimedwait"):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the threads to come, too
-            threading.Thread(target=self._wait, daemon=True).start()
-        ForkingPickler.register(torch.Tensor, _reduce)
+            threading.Thread(target=self._wait, args=(os.getppid(),), daemon=True).start()
+            ForkingPickler.register(torch.Tensor, _reduce)
         if self.also:
             self.also(worker_id)
 
     @staticmethod
-    def _wait():
-        while True:
-            got = signal.sigwaitinfo(SIGNALS)
-            if got.si_signo == signal.SIGTERM and got.si_pid == os.getppid():
-                os._exit(0)
+    def _wait(parent: int):
+        # A worker whose process was killed would wait for ever until somebody reads its tensors.
+        while os.getppid() == parent:
+            got = signal.sigtimedwait(SIGNALS, 2)
+            if got and got.si_signo == signal.SIGTERM and got.si_pid == parent:
+                break
+        os._exit(0)
 
 
 def _reduce(tensor: torch.Tensor):

@@ -17,7 +17,7 @@ from .curves import Curves
 from .early_stopping import EarlyStopping, best_of
 from .evaluation import evaluate, metric_names
 from .run_folder import Attempt, Heartbeat, RunFolder, Watch, write_json, write_whole
-from .stop_request import CONVERGED
+from .stop_request import CONVERGED, held_back
 from .stop_request import NAME as STOP_FILE
 from .writers import progress
 
@@ -112,11 +112,12 @@ class Evaluator:
         Returns:
             what has become of the attempt, see `Attempt.status`; None if it was another process's.
         """
-        claim = self.folder.claim(iteration, number, self.claim_timeout)
-        if not claim:
-            return None
-        status = {"status": "released"}
+        claim, status = None, {"status": "released"}
         try:
+            with held_back():  # a claim that is on disk is one that is closed
+                claim = self.folder.claim(iteration, number, self.claim_timeout)
+            if not claim:
+                return None
             checkpoint = self.folder.published()[iteration]["checkpoint"]
             logger.info("Evaluating %s, attempt %d", checkpoint, number)
             start = time.perf_counter()
@@ -133,7 +134,8 @@ class Evaluator:
             status = {"status": "failed", "error": traceback.format_exc()}
             logger.exception("Could not evaluate iteration %d: %s", iteration, error)
         finally:
-            claim.close(**status)
+            if claim:
+                claim.close(**status)
         return status["status"]
 
     def _publish(self, claim: Heartbeat, iteration, metrics, predictions):

@@ -63,6 +63,23 @@ def _give_signals_back():
             signal.signal(number, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def held_back():
+    """Signals that ask to stop, and Ctrl-C, come when this context ends. For the main thread."""
+    came = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (*SIGNALS, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def read_stop_file(output_dir: str) -> dict[str, str] | None:
     """What the end marker says of the stop file, if it is there."""
     with contextlib.suppress(FileNotFoundError):
