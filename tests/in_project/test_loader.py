@@ -88,6 +88,18 @@ def test_workers_send_large_tensors_through_shared_memory(cfg):
         assert not image["instances"].gt_boxes.tensor.is_shared()
 
 
+@pytest.mark.parametrize("workers, batch_size", [(1, 8), (3, 8), (8, 4)])
+def test_workers_hold_two_batches_ready(cfg, workers, batch_size):
+    cfg.SOLVER.IMS_PER_BATCH = batch_size
+    cfg.DATALOADER.NUM_WORKERS = workers
+    for has_single_images in (True, False):  # of which a batch is made afterwards
+        cfg.DATALOADER.ASPECT_RATIO_GROUPING = has_single_images
+        batches = build_train_loader(cfg)
+        loader = batches.dataset if has_single_images else batches
+        images = loader.prefetch_factor * workers * (1 if has_single_images else batch_size)
+        assert images >= 2 * batch_size
+
+
 KILLED = """
 import os, signal
 from my_detector.data import shapes

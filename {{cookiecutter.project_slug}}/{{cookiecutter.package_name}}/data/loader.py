@@ -56,7 +56,13 @@ def build_train_loader(cfg, start_iter: int = 0):
     """
     arguments = _arguments(cfg)
     # Every rank's sampler yields its share of the stream: skip is in images of one rank.
-    skip = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    skip = start_iter * batch_size
+    if arguments.get("aspect_ratio_grouping", True):
+        # Workers then send single images, and hold two each ready if they are not told otherwise.
+        # Of these a batch would take what there is, and wait for the rest.
+        prefetch = -(-2 * batch_size // max(1, cfg.DATALOADER.NUM_WORKERS))
+        arguments.setdefault("prefetch_factor", max(2, prefetch))
     arguments["sampler"] = SkippingSampler(arguments["sampler"], skip)
     batches = loader = build_detection_train_loader(**arguments)
     while not isinstance(loader, DataLoader):
