@@ -34,22 +34,40 @@ SCRIPTS = {  # ours: detectron2's
     "lightning_train_net.py": "plain_train_net.py",
 }
 
-TIMED = """
-import atexit, json, os, runpy, sys, time
-import torch
-from detectron2.data.datasets import register_coco_instances
+TIMED = '''
+import atexit, importlib.util, json, os, runpy, sys, time
 
 _, output, script, *arguments = sys.argv
-times, step = [], torch.optim.SGD.step
+times = []
 
-def timed(self, *args, **kwargs):
-    result = step(self, *args, **kwargs)
-    times.append(time.perf_counter())
-    return result
+class TimedSGD:
+    """Has SGD write the time of each step, once the script imports it: how it does is its own."""
 
-torch.optim.SGD.step = timed
+    def find_spec(self, name, path, target=None):
+        if name != "torch.optim.sgd":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_timed(module):
+            load(module)
+            step = module.SGD.step
+
+            def timed(self, *args, **kwargs):
+                result = step(self, *args, **kwargs)
+                times.append(time.perf_counter())
+                return result
+
+            module.SGD.step = timed
+
+        spec.loader.exec_module = load_timed
+        return spec
+
+sys.meta_path.insert(0, TimedSGD())
 atexit.register(lambda: json.dump(times, open(output, "w")))
 if os.path.isabs(script):  # detectron2's
+    from detectron2.data.datasets import register_coco_instances
     import my_detector.modelling  # so that it can build the project's models
     shapes = os.environ["DETECTRON2_DATASETS"] + "/shapes"
     annotations = shapes + "/annotations/instances_train.json"
@@ -61,7 +79,7 @@ if os.path.isabs(script):  # detectron2's
 sys.argv = [script, *arguments]
 sys.path[0] = os.path.dirname(os.path.abspath(script))
 runpy.run_path(script, run_name="__main__")
-"""
+'''
 
 YAML = """
 _BASE_: {base}

@@ -15,6 +15,10 @@ Evaluate the last checkpoint of a run, or any weights:
         MODEL.WEIGHTS model.pth
 """
 
+import gc
+
+gc.disable()  # imports leave hardly any garbage; looking for it is a tenth of the time to start
+
 import logging
 from collections import defaultdict
 from contextlib import ExitStack
@@ -67,6 +71,9 @@ from {{ cookiecutter.package_name }}.engine.run import (
 from {{ cookiecutter.package_name }}.engine.validation_pass import untouched
 from {{ cookiecutter.package_name }}.engine.writers import logged
 from {{ cookiecutter.package_name }}.experiment import build_model
+
+gc.enable()
+gc.freeze()
 
 logger = logging.getLogger("detectron2")
 
