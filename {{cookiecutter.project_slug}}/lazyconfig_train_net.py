@@ -41,6 +41,7 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
+    after_imports,
     end_marker,
     nothing_to_train,
     report,
@@ -54,8 +55,7 @@ from {{ cookiecutter.package_name }}.experiment import (
     build_optimizer,
 )
 
-gc.enable()
-gc.freeze()
+after_imports()
 
 logger = logging.getLogger("detectron2")
 

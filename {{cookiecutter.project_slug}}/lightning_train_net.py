@@ -61,6 +61,7 @@ from {{ cookiecutter.package_name }}.engine.lightning import (
     precision,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
+    after_imports,
     diverged,
     end_marker,
     nothing_to_train,
@@ -72,8 +73,7 @@ from {{ cookiecutter.package_name }}.engine.validation_pass import untouched
 from {{ cookiecutter.package_name }}.engine.writers import logged
 from {{ cookiecutter.package_name }}.experiment import build_model
 
-gc.enable()
-gc.freeze()
+after_imports()
 
 logger = logging.getLogger("detectron2")
 

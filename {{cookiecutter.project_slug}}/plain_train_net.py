@@ -41,6 +41,7 @@ from {{ cookiecutter.package_name }}.engine.evaluation import (
     metric_names,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
+    after_imports,
     diverged,
     end_marker,
     nothing_to_train,
@@ -57,8 +58,7 @@ from {{ cookiecutter.package_name }}.engine.writers import (
 )
 from {{ cookiecutter.package_name }}.experiment import build_model
 
-gc.enable()
-gc.freeze()
+after_imports()
 
 logger = logging.getLogger("detectron2")
 

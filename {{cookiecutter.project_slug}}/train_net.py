@@ -41,6 +41,7 @@ from {{ cookiecutter.package_name }}.engine.hooks import (
     Write,
 )
 from {{ cookiecutter.package_name }}.engine.run import (
+    after_imports,
     end_marker,
     nothing_to_train,
     report,
@@ -50,8 +51,7 @@ from {{ cookiecutter.package_name }}.engine.run import (
 from {{ cookiecutter.package_name }}.engine.train_loop import SimpleTrainer, train
 from {{ cookiecutter.package_name }}.experiment import build_model
 
-gc.enable()
-gc.freeze()
+after_imports()
 
 logger = logging.getLogger("detectron2")
 

@@ -1,6 +1,8 @@
 """What surrounds a run: command line, processes, the output folder and its records."""
 
+import atexit
 import contextlib
+import gc
 import inspect
 import logging
 import os
@@ -36,6 +38,15 @@ SHARED_MEMORY = 1024  # MB; a container has 64, unless it is told otherwise
 CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
 
 logger = logging.getLogger(__name__)
+
+
+def after_imports():
+    """Has Python look for garbage again, which a script turned off for its imports; but never in
+    what they left: going through that takes as long as it did before.
+    """
+    gc.enable()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries complain about what is not freed at the end
 
 
 def run(main):
