@@ -59,6 +59,16 @@ def test_same_gradient_in_mixed_precision():
     assert torch.allclose(ours[1], theirs[1], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, but detectron2 exports to it
+def test_it_can_be_exported():
+    align = FastROIAlign(SIZE, SCALE, 2, True)
+    inputs = torch.randn(2, 3, 11, 17), torch.tensor(BOXES)
+    expected = roi_align(*inputs, SIZE, SCALE, 2, True)
+    assert torch.equal(torch.jit.script(align)(*inputs), expected)
+    assert torch.equal(torch.jit.trace(align, inputs)(*inputs), expected)
+    assert torch.equal(torch.export.export(align, inputs).module()(*inputs), expected)
+
+
 def test_model_on_a_cpu_has_it(cfg):
     """With the size, scale, sampling and alignment that the config gives it."""
     kinds = [type(module) for module in build_model(cfg).modules()]

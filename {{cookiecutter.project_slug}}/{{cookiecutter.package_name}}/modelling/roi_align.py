@@ -26,9 +26,14 @@ class FastROIAlign(ROIAlign):
     def forward(self, input, rois):
         """(N, C, H, W) features and (R, 5) boxes, each with the index of its image in front, to
         (R, C, *output_size)."""
-        if not (torch.is_grad_enabled() and input.requires_grad):
-            return super().forward(input, rois)
         rois = rois.to(input.dtype)
+        if not torch.jit.is_scripting() and torch.is_grad_enabled() and input.requires_grad:
+            return self._with_gradient(input, rois)
+        size, scale = self.output_size, self.spatial_scale
+        return roi_align(input, rois, size, scale, self.sampling_ratio, self.aligned)
+
+    @torch.jit.unused  # which TorchScript cannot export, and does not need
+    def _with_gradient(self, input, rois):
         size, scale = self.output_size, self.spatial_scale
         return _ROIAlign.apply(input, rois, size, scale, self.sampling_ratio, self.aligned)
 
