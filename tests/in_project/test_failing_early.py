@@ -1,6 +1,7 @@
 """What cannot be trained or evaluated is said before it is tried, and in words."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from my_detector.data.catalog import register
 from my_detector.data.loader import training_images
 from my_detector.engine.checkpoint import Checkpointer
 from my_detector.engine.evaluation import Evaluation
-from my_detector.experiment import build_model
+from my_detector.experiment import build_model, get_config
 
 
 def changed_shapes(name, change):
@@ -34,6 +35,23 @@ def without_annotations(record):
 def crowds_alone(record):
     for annotation in record["annotations"]:
         annotation["iscrowd"] = 1
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("SOLVER.ACCUMULATE", "0", "is 0. Give 1 or more parts"),
+        ("SOLVER.EMA_DECAY", "1.0", "is 1.0. Give a number from 0, which is no moving average, to"),
+        ("SOLVER.EMA_DECAY", "-0.1", "is -0.1. Give a number from 0"),
+        ("SOLVER.REFERENCE_IMS_PER_BATCH", "-8", "is -8. Give the batch size that"),
+        ("TEST.IMS_PER_BATCH", "0", "is 0. Give 1 or more images"),
+        ("DATALOADER.NUM_WORKERS", "-1", "is -1. Give a number of processes, or 0"),
+        ("DATALOADER.RANDOM_SUBSET_RATIO", "1.5", "is 1.5. Give a share, from above 0 up to 1"),
+    ],
+)
+def test_values_out_of_range(key, value, words):
+    with pytest.raises(ValueError, match=re.escape(f"{key} {words}")):
+        get_config("configs/smoke.yaml", [key, value])
 
 
 @pytest.mark.parametrize("change", [without_annotations, crowds_alone])

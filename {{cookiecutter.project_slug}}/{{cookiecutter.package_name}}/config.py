@@ -171,7 +171,7 @@ def choose_units(cfg, layers: list[tuple[str, dict]]):
 def check_values(cfg):
     """
     Raises:
-        ValueError: a value of the project's own keys that is out of its range.
+        ValueError: a value that is out of its range, of the project's own keys and some others.
     """
     for key in EPOCHS.values():
         value = get_key(cfg, key)
@@ -199,6 +199,11 @@ def check_values(cfg):
         raise ValueError(
             f"SOLVER.REFERENCE_IMS_PER_BATCH is {cfg.SOLVER.REFERENCE_IMS_PER_BATCH}. Give the "
             "batch size that SOLVER.BASE_LR is for, or 0."
+        )
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise ValueError(
+            f"DATALOADER.NUM_WORKERS is {cfg.DATALOADER.NUM_WORKERS}. Give a number of processes, "
+            "or 0 to load in the training's own."
         )
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}. Give 1 or more images.")
