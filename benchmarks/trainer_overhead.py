@@ -120,7 +120,9 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 
 from .timed import dataloader, lr_multiplier, model, optimizer, train
 
-train.checkpointer.pop("period_epochs")
+for key in ("period_epochs", "max_to_keep"):  # 0 is not known there
+    train.checkpointer.pop(key)
+del key
 mapper = dict(dataloader.train.mapper)
 dataloader = dict(
     train=L(build_detection_train_loader)(
