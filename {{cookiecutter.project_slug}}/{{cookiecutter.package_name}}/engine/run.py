@@ -41,8 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 def after_imports():
-    """Has Python look for garbage again, which a script turned off for its imports; but never in
-    what they left: going through that takes as long as it did before.
+    """Has Python look for garbage again, which a script turned off for its imports.
+
+    But never in what they left: to go through all that once costs much of the time they saved.
     """
     gc.enable()
     gc.freeze()
