@@ -153,11 +153,14 @@ def get_metadata(name: str) -> Metadata:
     return metadata
 
 
-def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
+def clean_boxes(dataset_dicts: list[dict], examples: int = 3) -> tuple[list[dict], list[str]]:
     """Gives boxes as XYXY_ABS, clipped to their image, without those up to a pixel wide or high.
 
     Such boxes can make the losses NaN, and nothing can be found in them. Rotated boxes, and those
     of images of unknown size, are left as they are.
+
+    Args:
+        examples: how many of each kind are named.
 
     Returns:
         the dataset dicts, which are changed; and sentences on how many boxes were, and which.
@@ -193,9 +196,9 @@ def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
     reports = []
     for what, concerned in (("clipped to their image", is_clipped), ("dropped as empty", is_empty)):
         found = np.flatnonzero(concerned).tolist()
-        examples = [f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:3]]
+        texts = [f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:examples]]
         if found:
-            listed = "; ".join([*examples, *(["..."] if found[3:] else [])])
+            listed = "; ".join([*texts, *(["..."] if found[examples:] else [])])
             reports.append(f"{len(found)} boxes {what}: {listed}")
     dropped = {id(owners[i][1]) for i in np.flatnonzero(is_empty).tolist()}
     for record in {id(owners[i][0]): owners[i][0] for i in np.flatnonzero(is_empty)}.values():

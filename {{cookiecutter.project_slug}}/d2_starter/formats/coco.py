@@ -183,13 +183,15 @@ def _annotation(split, entry, path):
     image, crowd = entry["image_id"], int(entry.get("iscrowd") or 0)
     hash(image)
     box = entry.get("bbox")
-    masks, is_rle = entry.get("segmentation"), False
+    masks, is_rle, is_odd = entry.get("segmentation"), False, False
     if isinstance(masks, dict):
         is_rle = True
     elif masks:
-        masks = [masks] if isinstance(masks, list) and not isinstance(masks[0], list) else masks
+        if is_odd := isinstance(masks, list) and not isinstance(masks[0], list):
+            masks = [masks]  # one flat list
         whole = [polygon for polygon in masks if is_polygon(polygon)]
         if len(whole) < len(masks):
+            is_odd = True
             text = f"{path}, annotation {entry.get('id')}: {str(masks)[:60]}"
             split.problems.add("mask-polygon", text)
             if not whole:  # as detectron2 does
@@ -221,7 +223,7 @@ def _annotation(split, entry, path):
     points = entry.get("keypoints")
     if points:
         annotation["keypoints"] = points
-    is_whole = has_box and "area" in entry and "iscrowd" in entry and "id" in entry
+    is_whole = has_box and not is_odd and "area" in entry and "iscrowd" in entry and "id" in entry
     return image, annotation, is_whole and (not points or "num_keypoints" in entry)
 
 

@@ -150,6 +150,8 @@ class Tree:
             its path, which is that of no file where none is found; whether it had to be searched.
         """
         name = name.replace("\\", "/")
+        if os.path.isabs(name) and os.path.isfile(name):
+            return self.relative(name), False
         usual = f"{folder}/{name}".lstrip("/") if not name.startswith("/") else ""
         if usual and ".." in name:
             usual = PurePosixPath(os.path.normpath(usual)).as_posix()

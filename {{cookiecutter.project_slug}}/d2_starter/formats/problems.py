@@ -163,6 +163,7 @@ class Problems:
     """Counts what is found, and keeps the first examples of it."""
 
     checks = CHECKS
+    kept = EXAMPLES
 
     def __init__(self):
         self.counts: Counter[str] = Counter()
@@ -170,7 +171,7 @@ class Problems:
 
     def add(self, check: str, example: str):
         self.counts[check] += 1
-        if self.counts[check] <= EXAMPLES:
+        if self.counts[check] <= self.kept:
             self.examples[check].append(example)
 
     def add_all(self, check: str, culprits: Iterable, describe: Callable[..., str]):
@@ -178,13 +179,13 @@ class Problems:
         culprits = list(culprits)
         if culprits:
             self.counts[check] += len(culprits)
-            missing = EXAMPLES - len(self.examples[check])
+            missing = self.kept - len(self.examples[check])
             self.examples[check] += map(describe, culprits[:missing])
 
     def update(self, other: "Problems"):
         """Adds what another list has."""
         for check, count in other.counts.items():
-            self.examples[check] = (self.examples[check] + other.examples[check])[:EXAMPLES]
+            self.examples[check] = (self.examples[check] + other.examples[check])[: self.kept]
             self.counts[check] += count
 
     def as_list(self) -> list[dict]:
@@ -194,7 +195,7 @@ class Problems:
                 "check": name,
                 "severity": check.severity,
                 "count": self.counts[name],
-                "examples": self.examples[name],
+                "examples": self.examples[name][:EXAMPLES],
                 "effect": check.effect,
                 "fix": check.fix,
             }
