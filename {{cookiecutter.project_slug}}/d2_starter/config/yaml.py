@@ -175,15 +175,6 @@ class YamlExperiment(Experiment):
     def keypoint_sigmas(self):
         return self.config.TEST.KEYPOINT_OKS_SIGMAS
 
-    @property
-    def anchor_sizes(self):
-        levels = self.config.MODEL.ANCHOR_GENERATOR.SIZES
-        return [size for level in levels for size in level]
-
-    @property
-    def test_size(self):
-        return self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST
-
     def _build_model(self):
         return build_model(self.config)
 
