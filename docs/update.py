@@ -3,10 +3,10 @@
 
     uv run python docs/update.py            # from the files, and from the recorded run
     uv run python docs/update.py --record   # runs the README's first command before, in minutes
-    uv run python docs/update.py --check    # writes nothing; the status is 1 if a README is out of date
+    uv run python docs/update.py --check    # writes nothing; fails if a README is out of date
 
-A block begins with `<!-- NAME: written by ... -->` and ends with `<!-- end -->`. The recorded run is
-in docs/recorded_run.txt, with docs/predictions.jpg; the tests that train compare its numbers.
+A block begins with `<!-- NAME: written by ... -->` and ends with `<!-- end -->`. The recorded run
+is in docs/recorded_run.txt, with docs/predictions.jpg; the tests that train compare its numbers.
 """
 
 import argparse
@@ -29,8 +29,8 @@ READMES = [TEMPLATE / "README.md", PROJECT / "README.md", PROJECT / "docs/speed.
 COMMAND = "uv run plain_train_net.py --config-file configs/smoke.yaml"
 # Lines of the log that the README shows; what is after the first group is left out.
 SHOWN = re.compile(
-    r"(Next:.*|  cd .*|  uv run .*|Creating virtual env.*|Installed \d+ packages.*|.*\]: Command: .*"
-    r"|.*\]: Output: .*|.*\]: An epoch is .*|.*\]: Training from iteration .*"
+    r"(Next:.*|  cd .*|  uv run .*|Creating virtual env.*|Installed \d+ packages.*"
+    r"|.*\]: Command: .*|.*\]: Output: .*|.*\]: An epoch is .*|.*\]: Training from iteration .*"
     r"|.*iter: [13]9  total_loss: \S+).*"
 )
 # Files and folders of a project that have no docstring, in the order of the tree.
@@ -127,14 +127,14 @@ def questions() -> str:
     for name, default in asked.items():
         if name.startswith("_"):
             continue
-        prompt = prompts.get(name, name)
+        prompt = prompts[name]
         if isinstance(default, list):
             prompt = f"{prompt['__prompt__']}: {', '.join(f'`{choice}`' for choice in default)}"
             default = default[0]
-        default = f"from {default.split('.')[1].split()[0]}" if default.startswith("{{") else default
         default = default.replace("{{ cookiecutter.project_name }}", "My Detector")
-        rows.append(f"| `{name}` | {default} | {prompt} |".replace("from project", "from `project"))
-    rows = [re.sub(r"from `(project_\w+)", r"from `\1`", row) for row in rows]
+        if source := re.match(r"{{ cookiecutter\.(\w+)", default):
+            default = f"from `{source[1]}`"
+        rows.append(f"| `{name}` | {default} | {prompt} |")
     return "\n".join(["| Question | Default | |", "|---|---|---|", *rows])
 
 
