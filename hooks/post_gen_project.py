@@ -257,6 +257,10 @@ for name in {"tiny", *NEEDS} - {*usable, *["tiny"] * is_tiny}:
 for name in modules - set(FORMATS[found["format"]][1]):
     for folder in ("formats", "data"):
         Path(f"d2_starter/{folder}/{name}.py").unlink(missing_ok=True)
+manifest = Path("d2_starter/MANIFEST.json")
+hashes = json.loads(manifest.read_text(encoding="utf-8"))
+hashes = {name: hash for name, hash in hashes.items() if Path("d2_starter", name).exists()}
+manifest.write_text(f"{json.dumps(hashes, indent=1)}\n", encoding="utf-8", newline="\n")
 choose(
     [same(*(f"{PACKAGE}/data/dataset_{format}.py" for format in FORMATS))],
     {f"{PACKAGE}/data/dataset_{found['format']}.py": f"{PACKAGE}/data/dataset.py"},

@@ -1,4 +1,4 @@
-"""What a mapper does to every image: read it, resize it, make a tensor of it; on the fast path."""
+"""Reads images, resizes them, and makes tensors of them, on the fast path."""
 
 import io
 
