@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -331,6 +332,8 @@ class Experiment(ABC):
         try:
             arguments = self._read_train_arguments()
         except AssertionError as error:  # detectron2's, when none is left
+            if not re.search("is empty|No valid data", str(error)):
+                raise
             raise ValueError(
                 f"there is no image to train on in {names}: {error} Images without annotations, "
                 "or with crowds alone, are left out. tools/check_dataset.py says what is in it."

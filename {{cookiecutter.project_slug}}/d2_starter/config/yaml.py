@@ -141,7 +141,12 @@ class YamlExperiment(Experiment):
         setattr(reduce(getattr, nodes, self.config), last, value)
 
     def save(self, path):
-        Path(path).write_text(self.config.dump(), encoding="utf-8")
+        config = self.config.clone()
+        for iterations, epochs in self.EPOCHS.items():
+            if getattr(self, epochs) not in (None, ()):  # read again, both would contradict
+                *nodes, last = self.name_of(iterations).split(".")
+                del reduce(getattr, nodes, config)[last]
+        Path(path).write_text(config.dump(), encoding="utf-8")
 
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}

@@ -1,4 +1,4 @@
-"""The project's fast COCO evaluation gives pycocotools' numbers."""
+"""The COCO evaluation gives pycocotools' numbers, also above its 100 detections an image."""
 
 import json
 
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from my_detector.engine.evaluation import build_evaluator
+from d2_starter.evaluation.evaluate import build_evaluator
 
 SIZE = 200  # of the images, pixels
 CATEGORIES = (3, 7, 9, 90)  # of 90 there is nothing in the ground truth
@@ -90,7 +90,7 @@ def found(random, image, annotations):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("subset", [slice(None), slice(3, 30)], ids=["all", "subset"])
-def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
+def test_same_numbers_as_pycocotools(tmp_path, seed, subset):
     random = np.random.default_rng(seed)
     content = truth(random)
     file = tmp_path / "truth.json"
@@ -101,18 +101,25 @@ def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
         thing_classes=[category["name"] for category in content["categories"]],
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(CATEGORIES)},
     )  # fmt: skip
-    cfg.MODEL.KEYPOINT_ON = True
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = np.linspace(0.03, 0.1, KEYPOINTS).tolist()
-    cfg.OUTPUT_DIR = str(tmp_path)
+    sigmas = np.linspace(0.03, 0.1, KEYPOINTS).tolist()
     images = content["images"][subset]
-    dataset = [{"image_id": image["id"], "file_name": image["file_name"]} for image in images]
-    evaluator = build_evaluator(cfg, name, dataset, str(tmp_path))
+    dataset = [
+        {
+            "image_id": image["id"],
+            "file_name": image["file_name"],
+            "annotations": [a for a in content["annotations"] if a["image_id"] == image["id"]],
+        }
+        for image in images
+    ]
+    evaluator = build_evaluator(
+        name, dataset, str(tmp_path), masks=True, keypoints=True, keypoint_sigmas=sigmas
+    )
     assert isinstance(evaluator, DatasetEvaluators)
     assert evaluator._evaluators[0]._use_fast_impl and COCOeval_opt is not COCOeval
     evaluator.reset()
     for number, record in enumerate(dataset):
-        here = [a for a in content["annotations"] if a["image_id"] == record["image_id"]]
-        instances = found(random, record, here)[: 0 if number % 9 == 4 else None]
+        instances = found(random, record, record["annotations"])
+        instances = instances[: 0 if number % 9 == 4 else None]
         evaluator.process([record], [{"instances": instances}])
     results = evaluator.evaluate()
 
@@ -128,7 +135,7 @@ def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
         official = COCOeval(coco, coco.loadRes(given), task)
         official.params.imgIds = [record["image_id"] for record in dataset]
         if task == "keypoints":
-            official.params.kpt_oks_sigmas = np.array(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+            official.params.kpt_oks_sigmas = np.array(sigmas)
         official.evaluate()
         official.accumulate()
         official.summarize()
@@ -144,3 +151,34 @@ def test_same_numbers_as_pycocotools(cfg, tmp_path, seed, subset):
             expected[f"AP-{category['name']}"] = ap
         assert 0 < expected["AP"] < 100
         assert results[task] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("limit, counted", [(100, 100), (150, 120)])
+def test_more_detections_than_100_are_counted(tmp_path, limit, counted):
+    """120 objects in an image, all found."""
+    boxes = [[10 * (i % 15), 20 * (i // 15), 8, 8] for i in range(120)]
+    annotations = [
+        {"id": i + 1, "image_id": 1, "bbox": box, "category_id": 1, "iscrowd": 0, "area": 64}
+        for i, box in enumerate(boxes)
+    ]
+    image = {"id": 1, "height": SIZE, "width": SIZE, "file_name": "a.jpg"}
+    content = {"images": [image], "annotations": annotations, "info": {}}
+    content["categories"] = [{"id": 1, "name": "screw"}]
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(content))
+    name = f"many_{limit}"
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco", json_file=str(file), thing_classes=["screw"],
+        thing_dataset_id_to_contiguous_id={1: 0},
+    )  # fmt: skip
+    dataset = [{"image_id": 1, "file_name": "a.jpg", "annotations": annotations}]
+    evaluator = build_evaluator(name, dataset, str(tmp_path), max_detections=limit)
+    evaluator.reset()
+    instances = Instances((SIZE, SIZE))
+    instances.pred_boxes = Boxes(torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes]))
+    instances.pred_classes = torch.zeros(120, dtype=torch.long)
+    instances.scores = torch.linspace(1, 0.5, 120)
+    evaluator.process(dataset, [{"instances": instances}])
+    # Of 101 points of recall, those that were reached.
+    reached = sum(i / 100 <= counted / 120 for i in range(101))
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * reached / 101)

@@ -6,7 +6,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from {{ cookiecutter.package_name }}.engine.panoptic_evaluation import PanopticEvaluator
+from d2_starter.evaluation.panoptic import PanopticEvaluator
 
 
 def test_quality_of_an_image_counted_by_hand(tmp_path):
@@ -17,7 +17,7 @@ def test_quality_of_an_image_counted_by_hand(tmp_path):
     png[..., 0] = rows[:, None]
     Image.fromarray(png).save(tmp_path / "a.png")
     truth = [(1, circle, 0), (2, sky, 0), (3, circle, 1)]
-    infos = [dict(zip(("id", "category_id", "iscrowd"), values)) for values in truth]
+    infos = [dict(zip(("id", "category_id", "iscrowd"), values, strict=True)) for values in truth]
     content = {
         "annotations": [{"image_id": 5, "file_name": "a.png", "segments_info": infos}],
         "categories": [{"id": i, "isthing": int(i != sky)} for i in (circle, square, sky)],

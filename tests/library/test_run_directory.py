@@ -5,11 +5,19 @@ import time
 import pytest
 import torch
 
-from my_detector.config import default_config
-from my_detector.engine import run_folder
-from my_detector.engine.checkpoint import Pruner, make_final, make_last, publish_last
-from my_detector.engine.evaluator import Backlog
-from my_detector.engine.run_folder import Heartbeat, RunFolder, Watch, write_json, write_whole
+from d2_starter.async_evaluation.evaluator import Backlog
+from d2_starter.evaluation.early_stopping import Metric
+from d2_starter.files import atomic
+from d2_starter.files import heartbeat as heartbeats
+from d2_starter.files.atomic import write_atomically, write_json
+from d2_starter.files.heartbeat import Heartbeat, Watch
+from d2_starter.files.run_directory import RunDirectory
+from d2_starter.run.checkpoint import (
+    CheckpointCleaner,
+    finish_interrupted,
+    make_last,
+    publish_last,
+)
 
 
 def test_file_that_cannot_be_written_whole_is_not_there(tmp_path):
@@ -21,7 +29,7 @@ def test_file_that_cannot_be_written_whole_is_not_there(tmp_path):
     for name in ("new", "there"):
         for exclusively in (True, False):
             with pytest.raises(OSError, match="no space"):
-                write_whole(tmp_path / name, write, exclusively)
+                write_atomically(tmp_path / name, write, exclusively)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert (tmp_path / "there").read_text() == "before"
 
@@ -33,16 +41,16 @@ def test_one_of_many_writes_a_file_exclusively(tmp_path, monkeypatch, has_links)
         def link(*_):
             raise PermissionError("this file system has none")
 
-        monkeypatch.setattr(run_folder.os, "link", link)
-        assert write_json(tmp_path / "result", 1, exclusively=True)
-        assert not write_json(tmp_path / "result", 2, exclusively=True)
+        monkeypatch.setattr(atomic.os, "link", link)
+        assert write_json(tmp_path / "result", 1, exclusive=True)
+        assert not write_json(tmp_path / "result", 2, exclusive=True)
         assert json.loads((tmp_path / "result").read_text()) == 1
         return
     won = []
 
     def write(number):
         start.wait()
-        if write_json(tmp_path / "result", number, exclusively=True):
+        if write_json(tmp_path / "result", number, exclusive=True):
             won.append(number)
 
     start = threading.Barrier(16)
@@ -57,7 +65,7 @@ def test_one_of_many_writes_a_file_exclusively(tmp_path, monkeypatch, has_links)
 
 def test_silence_is_counted_only_while_somebody_looks(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(run_folder.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: clock[0])
     watch, file = Watch(), tmp_path / "claim"
     file.write_text("1")
 
@@ -73,7 +81,7 @@ def test_silence_is_counted_only_while_somebody_looks(tmp_path, monkeypatch):
 
 
 def test_claim_that_another_has_taken_over_is_not_written_to(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     folder.publish("model_0000009.pth", 9)
     claim = folder.claim(9, 1, timeout=60)
     assert folder.claim(9, 1, timeout=60) is None
@@ -95,7 +103,7 @@ def test_heart_beats(tmp_path):
 
 
 def test_what_becomes_of_a_checkpoint(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     for iteration in range(6):
         folder.publish(f"model_{iteration:07d}.pth", iteration)
     attempts = [(0, 1, "failed"), (0, 2, "failed"), (1, 1, "failed"), (1, 2, "released")]
@@ -114,10 +122,8 @@ def test_what_becomes_of_a_checkpoint(tmp_path):
 
 
 def test_checkpoints_that_are_needed_are_not_deleted(tmp_path):
-    cfg = default_config()
-    cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = str(tmp_path), 1
-    cfg.TEST.EVAL_IN_LOOP = False
-    folder, prune = RunFolder(tmp_path), Pruner(cfg)
+    folder = RunDirectory(tmp_path)
+    clean = CheckpointCleaner(tmp_path, 1, Metric(), eval_in_loop=False)
     for iteration in range(8):
         path = tmp_path / f"model_{iteration:07d}.pth"
         path.touch()
@@ -128,14 +134,13 @@ def test_checkpoints_that_are_needed_are_not_deleted(tmp_path):
     claim = folder.claim(2, 1, timeout=60)
 
     def kept():
-        prune()
+        clean()
         return [int(path.stem[6:]) for path in sorted(tmp_path.glob("model_0*"))]
 
     assert kept() == [1, 2, 4, 5, 6, 7]  # the best, claimed, without result, the newest
     claim.close(status="done")
     assert kept() == [1, 4, 5, 6, 7]
-    cfg.TEST.EVAL_IN_LOOP = True
-    prune = Pruner(cfg)
+    clean = CheckpointCleaner(tmp_path, 1, Metric())
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
     assert kept() == [1, 5, 7]
     assert (tmp_path / "model_best.pth").exists()
@@ -146,7 +151,7 @@ def test_checkpoint_of_a_trainer_that_was_killed_before_it_could_publish_it(tmp_
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     (tmp_path / ".model_0000019.abc.tmp").write_text("half")
     publish_last(tmp_path)
-    assert list(RunFolder(tmp_path).published()) == [9]
+    assert list(RunDirectory(tmp_path).published()) == [9]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -154,9 +159,9 @@ def test_run_that_ends_where_it_was_interrupted(tmp_path):
     torch.save({"iteration": 7, "model": {}}, tmp_path / "model_interrupted.pth")
     make_last(str(tmp_path / "model_interrupted.pth"), 7)
     publish_last(tmp_path)
-    assert not RunFolder(tmp_path).published()
-    make_final(tmp_path)
-    assert [c["checkpoint"] for c in RunFolder(tmp_path).published().values()] == [
+    assert not RunDirectory(tmp_path).published()
+    finish_interrupted(tmp_path)
+    assert [c["checkpoint"] for c in RunDirectory(tmp_path).published().values()] == [
         "model_final.pth"
     ]
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_final.pth"]

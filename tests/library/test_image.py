@@ -8,9 +8,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from PIL import Image
 
-from my_detector.data import image as images
-from my_detector.data.image import FastResize, read_image, to_tensor
-from my_detector.experiment import build_mapper
+from d2_starter.data import image as images
+from d2_starter.data.image import FastResize, read_image, to_tensor
 
 
 @pytest.fixture
@@ -82,17 +81,18 @@ def test_tensor_of_a_fast_resized_image(photo, is_mirrored):
     assert torch.equal(tensor, expected) and tensor.is_contiguous()
 
 
-def test_fast_resize_is_for_training(cfg):
+def test_fast_resize_is_for_training(load):
     """Test images are those that detectron2's evaluations see."""
     record = DatasetCatalog.get("shapes_train")[0]
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.RANDOM_FLIP = (150,), 150, "none"
-    plain = DatasetMapper(cfg, is_train=False)(record)["image"]
-    assert torch.equal(build_mapper(cfg, is_train=False)(record)["image"], plain)
-    trained = build_mapper(cfg, is_train=True)(record)["image"]
+    keys = ["INPUT.MIN_SIZE_TRAIN", "(150,)", "INPUT.MIN_SIZE_TEST", 150]
+    experiment = load(*keys, "INPUT.RANDOM_FLIP", "none")
+    plain = DatasetMapper(experiment.config, is_train=False)(record)["image"]
+    assert torch.equal(experiment.build_mapper(is_train=False)(record)["image"], plain)
+    trained = experiment.build_mapper(is_train=True)(record)["image"]
     difference = (trained.int() - plain.int()).abs()
     assert 0 < difference.max() <= 2
-    cfg.INPUT.FAST_RESIZE = False
-    assert torch.equal(build_mapper(cfg, is_train=True)(record)["image"], plain)
+    experiment.config.INPUT.FAST_RESIZE = False
+    assert torch.equal(experiment.build_mapper(is_train=True)(record)["image"], plain)
 
 
 def test_tensor_of_any_array():

@@ -5,8 +5,7 @@ import torch
 from detectron2.layers import ROIAlign
 from torchvision.ops import roi_align
 
-from my_detector.experiment import build_model
-from my_detector.modelling.roi_align import FastROIAlign
+from d2_starter.layers.roi_align import FastROIAlign
 
 SIZE, SCALE = (3, 5), 0.25
 # Of features of 11 x 17 pixels, so of images of 44 x 68, with the index of the image in front.
@@ -59,7 +58,6 @@ def test_same_gradient_in_mixed_precision():
     assert torch.allclose(ours[1], theirs[1], rtol=0.02, atol=0.02)
 
 
-@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, but detectron2 exports to it
 def test_it_can_be_exported():
     align = FastROIAlign(SIZE, SCALE, 2, True)
     inputs = torch.randn(2, 3, 11, 17), torch.tensor(BOXES)
@@ -69,14 +67,13 @@ def test_it_can_be_exported():
     assert torch.equal(torch.export.export(align, inputs).module()(*inputs), expected)
 
 
-def test_model_on_a_cpu_has_it(cfg):
+def test_model_on_a_cpu_has_it(load):
     """With the size, scale, sampling and alignment that the config gives it."""
-    kinds = [type(module) for module in build_model(cfg).modules()]
+    kinds = [type(module) for module in load().build_model().modules()]
     assert ROIAlign not in kinds and kinds.count(FastROIAlign) >= 4
 
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 5
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIAlign"  # which is not aligned
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 3
-    (first, *_) = build_model(cfg).roi_heads.box_pooler.level_poolers
+    head = "MODEL.ROI_BOX_HEAD.POOLER"
+    keys = [f"{head}_RESOLUTION", 5, f"{head}_SAMPLING_RATIO", 3, f"{head}_TYPE", "ROIAlign"]
+    (first, *_) = load(*keys).build_model().roi_heads.box_pooler.level_poolers
     assert (first.output_size, first.sampling_ratio, first.aligned) == ((5, 5), 3, False)
     assert first.spatial_scale == 1 / 4

@@ -1,34 +1,32 @@
-"""tools/visualize_data.py: what a user sees of it."""
+"""The page of pictures of a dataset: what a user sees of it."""
 
 import copy
 import re
-import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from conftest import CONFIGS, load_yaml
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from my_detector.data.catalog import register
-from my_detector.data.shapes import COLORS
+from d2_starter.data.catalog import register
+from d2_starter.data.shapes import COLORS
+from d2_starter.pictures.command import main
 
-SUFFIX = ".yaml" if Path("configs/smoke.yaml").exists() else ".py"
 CLASSES = ["circle", "square", "triangle"]
 
 
 @pytest.fixture
 def show(tmp_path, monkeypatch, capsys):
-    """`show(*options, config=..., output=...)` runs the tool: the folder, and what it printed."""
+    """`show(*options, output=...)` runs the command: the folder, and what it printed."""
 
     def show(*options, config="smoke", output="page"):
-        config_file = f"configs/{config}{SUFFIX}"
-        arguments = ["--config-file", config_file, "--output", str(tmp_path / output)]
-        command = ["tools/visualize_data.py", *arguments, *map(str, options)]
-        monkeypatch.setattr(sys, "argv", command)
-        runpy.run_path(command[0], run_name="__main__")
+        config_file = CONFIGS / f"{config}.yaml"
+        arguments = ["--config-file", config_file, "--output", tmp_path / output, *options]
+        monkeypatch.setattr(sys, "argv", ["visualize_data", *map(str, arguments)])
+        main(load_yaml)
         assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
         return tmp_path / output, capsys.readouterr().out
 
@@ -107,19 +105,18 @@ def test_seed(show):
 
 def test_other_augmentations(show):
     """Of another seed, and among each other."""
-    options = ["--number", 24, "--augmented", 5]
+    options = ["--dataset", "shapes_val", "--number", 8, "--augmented", 4]
     first, second = (pictures(show(*options, "--seed", s, output=f"{s}")[0]) for s in (0, 1))
-    assert set(first) == set(second) and len(first) == 24 * 6
+    assert set(first) == set(second) and len(first) == 8 * 5
     same = {name for name in first if first[name] == second[name]}
     assert {name for name in first if name.endswith("-0.jpg")} <= same != set(first)
-    assert len({first[f"000000-{k}.jpg"] for k in range(1, 6)}) == 2  # mirrored or not
+    assert len({first[f"000000-{k}.jpg"] for k in range(1, 5)}) == 2  # mirrored or not
 
 
 def test_colors(show):
     """BGR inputs come out as they look, so that they are like the annotated ones or their mirror
     image; objects have the color of their class."""
-    keys = "INPUT.RANDOM_FLIP none" if SUFFIX == ".yaml" else ""
-    folder, _ = show("--number", 3, *keys.split())
+    folder, _ = show("--number", 3, "INPUT.RANDOM_FLIP", "none")
     for name in pictures(folder):
         annotated = pixels(folder / "pictures" / f"{name[:6]}-0.jpg")
         shown = pixels(folder / "pictures" / name)
@@ -137,14 +134,15 @@ def entry_of(folder, picture: str) -> str:
 
 def test_classes(show, refusal):
     """Only images with the class, and of them nothing else is drawn."""
-    everything, _ = show("--number", 24, output="all")
-    folder, _ = show("--number", 24, "--classes", "circle")
+    options = ["--dataset", "shapes_val", "--number", 8]
+    everything, _ = show(*options, output="all")
+    folder, _ = show(*options, "--classes", "circle")
     with_circle = [
         f"{i:06d}"
-        for i, record in enumerate(DatasetCatalog.get("shapes_train"))
+        for i, record in enumerate(DatasetCatalog.get("shapes_val"))
         if any(a["category_id"] == 0 for a in record["annotations"])
     ]
-    assert 0 < len(with_circle) < 24
+    assert 0 < len(with_circle) < 8
     assert sorted({name[:6] for name in pictures(folder)}) == with_circle
     before, after = pictures(everything), pictures(folder)
     for entry in entries(folder):
@@ -195,7 +193,7 @@ def test_interruption(show, monkeypatch, tmp_path):
     def interrupt(self, index):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("my_detector.engine.data_page.DataPage.add", interrupt)
+    monkeypatch.setattr("d2_starter.pictures.data_page.DataPage.add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         show("--number", 2)
     assert pictures(folder) == earlier and list(tmp_path.iterdir()) == [folder]
@@ -223,8 +221,8 @@ def test_errors_do_not_stop_it(show, registered, tmp_path):
 def test_masks(show):
     """They are drawn where the model gets them: all else is alike in these two configs."""
     boxes, masks = (
-        pictures(show("--number", 4, config=f"{model}_rcnn_R_50_FPN", output=model)[0])
-        for model in ("faster", "mask")
+        pictures(show("--number", 4, "MODEL.MASK_ON", has_masks, output=has_masks)[0])
+        for has_masks in ("False", "True")
     )
     same = {name for name in boxes if boxes[name] == masks[name]}
     assert same == {name for name in boxes if name.endswith("-0.jpg")}
@@ -242,8 +240,6 @@ def test_rle_masks_and_a_crowd(show, registered):
     registered("polygons", lambda records: None)
     registered("rle", to_rle)
     keys = ["INPUT.MASK_FORMAT", "bitmask"]
-    if SUFFIX == ".py":
-        keys = ["dataloader.train.mapper.mask_format=bitmask"]
     polygons, _ = show("--dataset", "polygons", "--number", 8)
     rle, out = show("--dataset", "rle", "--number", 8, *keys, output="rle")
     assert "error" not in out
@@ -255,24 +251,38 @@ def test_rle_masks_and_a_crowd(show, registered):
     assert f"objects: {left}<" in entry_of(rle, "000000-1.jpg")
 
 
-@pytest.mark.parametrize(
-    "config",
-    ["faster_rcnn_R_50_FPN", "keypoint_rcnn_R_50_FPN", "panoptic_fpn_R_50", "semantic_R_50_FPN"],
-)
-def test_tasks(show, config):
+def names(kind):
+    return [
+        "DATASETS.TRAIN",
+        f"('shapes_train_{kind}',)",
+        "DATASETS.TEST",
+        f"('shapes_val_{kind}',)",
+    ]
+
+
+TASKS = {
+    "boxes": ["MODEL.MASK_ON", "False"],
+    "keypoints": ["MODEL.KEYPOINT_ON", "True"],
+    "panoptic": names("panoptic"),
+    "semantic": names("semantic"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks(show, task):
     """What a model of the task learns from is in the augmented pictures."""
-    folder, out = show("--number", 2, config=config)
+    folder, out = show("--number", 2, *TASKS[task])
     assert "error" not in out and len(pictures(folder)) == 6
     page = html(folder)
-    has_points = config == "keypoint_rcnn_R_50_FPN"
-    assert ("Keypoints:" in page) == (config in ("keypoint_rcnn_R_50_FPN", "faster_rcnn_R_50_FPN"))
+    has_points = task == "keypoints"
+    assert ("Keypoints:" in page) == (task in ("keypoints", "boxes"))
     for name in pictures(folder):
         shown = pixels(folder / "pictures" / name)
         blue = np.abs(shown - [0, 113, 188]).max(axis=2) < 24  # of the first keypoint
         if not name.endswith("-0.jpg"):
             assert (blue.sum() > 30) == has_points
-    if config in ("panoptic_fpn_R_50", "semantic_R_50_FPN"):
+    if task in ("panoptic", "semantic"):
         assert re.search(r"sky \d+ %", page)
-        part, _ = show("--number", 2, "--classes", "sky", config=config, output="sky")
+        part, _ = show("--number", 2, "--classes", "sky", "--seed", 0, *TASKS[task], output="sky")
         before, after = pictures(folder), pictures(part)
         assert set(before) == set(after) and all(before[n] != after[n] for n in before)

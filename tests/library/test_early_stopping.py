@@ -1,21 +1,20 @@
 import json
-import subprocess
 import sys
 from random import Random
 
 import pytest
 import torch
 
-from my_detector.engine import checkpoint
-from my_detector.engine.checkpoint import Checkpointer
-from my_detector.engine.early_stopping import EarlyStopping, Metric
+from d2_starter.evaluation.early_stopping import EarlyStopping, Metric
+from d2_starter.evaluation.rehearse import main
+from d2_starter.run.checkpoint import Checkpointer, read_best
 
 NAN = float("nan")
 
 
 def stops_at(values, metric="bbox/AP", **settings):
     """The index of the evaluation that ends the training, or None."""
-    early_stopping = EarlyStopping(Metric(metric), **settings)
+    early_stopping = EarlyStopping(metric, **settings)
     for index, value in enumerate(values):
         early_stopping.update({metric: value}, index)
         if early_stopping.should_stop:
@@ -43,10 +42,10 @@ def test_patience(values, settings, expected):
 
 def test_resumed_counts_on():
     values = [3, 2, 2, 2, 4]
-    whole = EarlyStopping(Metric("bbox/AP"), patience=3)
+    whole = EarlyStopping("bbox/AP", patience=3)
     for index, value in enumerate(values[:3]):
         whole.update({"bbox/AP": value}, index)
-    resumed = EarlyStopping(Metric(), patience=3)
+    resumed = EarlyStopping(patience=3)
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     assert not resumed.should_stop
     resumed.update({"bbox/AP": values[3], "segm/AP": 99}, 3)
@@ -56,10 +55,10 @@ def test_resumed_counts_on():
 
 
 def test_another_metric_starts_afresh():
-    by_ap = EarlyStopping(Metric("bbox/AP"), patience=1)
+    by_ap = EarlyStopping("bbox/AP", patience=1)
     for index in range(2):
         by_ap.update({"bbox/AP": 1}, index)
-    by_loss = EarlyStopping(Metric("val_loss/total_loss"), patience=1)
+    by_loss = EarlyStopping("val_loss/total_loss", patience=1)
     by_loss.load_state_dict(by_ap.state_dict())
     assert by_ap.should_stop and not by_loss.should_stop
 
@@ -83,9 +82,11 @@ def test_results_elsewhere_stop_training_only_where_it_would_have_stopped_in_the
 
     def stops_with(values):
         for number in range(len(values) + 1):
-            early_stopping = EarlyStopping(Metric("bbox/AP"), 3, min_delta)
+            early_stopping = EarlyStopping("bbox/AP", patience=3, min_delta=min_delta)
             shown = enumerate(values[:number])
-            early_stopping.judge({i: v if v is None else {"bbox/AP": v} for i, v in shown})
+            early_stopping.update_from_results(
+                {i: v if v is None else {"bbox/AP": v} for i, v in shown}
+            )
             if early_stopping.should_stop:
                 return number - 1
         return 999
@@ -108,26 +109,36 @@ def test_results_elsewhere_stop_training_only_where_it_would_have_stopped_in_the
         ({0: None, 10: 9, 20: 8, 30: 8, 40: 8}, True),
         ({30: 9, 0: 10, 20: 9, 10: 9}, True),
     ):
-        early_stopping = EarlyStopping(Metric("bbox/AP"), patience=3)
-        early_stopping.judge({i: v and {"bbox/AP": v} for i, v in results.items()})
+        early_stopping = EarlyStopping("bbox/AP", patience=3)
+        early_stopping.update_from_results({i: v and {"bbox/AP": v} for i, v in results.items()})
         assert early_stopping.should_stop == stops, results
 
 
-def test_rehearsal_of_a_training_that_was_evaluated_elsewhere(tmp_path):
+@pytest.fixture
+def rehearse(monkeypatch, capsys):
+    def rehearse(*arguments) -> str:
+        """What the command prints."""
+        monkeypatch.setattr(sys, "argv", ["rehearse", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return rehearse
+
+
+def test_rehearsal_of_a_training_that_was_evaluated_elsewhere(tmp_path, rehearse):
     for iteration, ap in ((9, 10.0), (19, 20.0), (29, 19.0), (39, 18.0)):
         result = {"iteration": iteration, "epoch": iteration / 10, "bbox/AP": ap}
         (tmp_path / f"metrics_{iteration:07d}.json").write_text(json.dumps(result))
     (tmp_path / "metrics.json").write_text('{"iteration": 9, "epoch": 0.9, "total_loss": 1.0}\n')
-    command = [sys.executable, "tools/rehearse_early_stopping.py", tmp_path, "--patience", "2"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert "39 (epoch 3.9)" in run.stdout, run.stderr
-    assert "4 evaluations; the best bbox/AP of the training is 20.00" in run.stdout
+    printed = rehearse(tmp_path, "--patience", "2")
+    assert "39 (epoch 3.9)" in printed
+    assert "4 evaluations; the best bbox/AP of the training is 20.00" in printed
 
 
 def test_metric_that_is_not_there_or_not_known():
     with pytest.raises(ValueError, match=r"no metric 'bbox/mAP'.* There are: bbox/AP, segm/AP."):
-        EarlyStopping(Metric("bbox/mAP")).check(["segm/AP", "bbox/AP"])
-    with pytest.raises(ValueError, match=r"give EARLY_STOPPING.MODE max or min"):
+        EarlyStopping("bbox/mAP").check(["segm/AP", "bbox/AP"])
+    with pytest.raises(ValueError, match=r"give early stopping the mode max or min"):
         Metric("speed").find({"speed": 3})
 
 
@@ -138,7 +149,7 @@ def test_best_checkpoint_never_gets_worse(tmp_path):
         for iteration, value in enumerate(values):
             model.weight.data.fill_(value)
             checkpointer.save_best(Metric("bbox/AP"), {"bbox/AP": value}, iteration)
-        return checkpoint.best(tmp_path), torch.load(tmp_path / "model_best.pth")["model"]["weight"]
+        return read_best(tmp_path), torch.load(tmp_path / "model_best.pth")["model"]["weight"]
 
     model = torch.nn.Linear(1, 1)
     for values, best in (([1, 3, 2], 3), ([2, NAN], 3), ([4], 4)):
@@ -147,20 +158,19 @@ def test_best_checkpoint_never_gets_worse(tmp_path):
     assert not (tmp_path / "last_checkpoint").exists()
 
 
-def test_rehearsal(tmp_path):
+def test_rehearsal(tmp_path, rehearse):
     lines = [
         {"iteration": i, "epoch": i / 10, "bbox/AP": ap, "val_loss/total_loss": loss}
         for i, ap, loss in [(9, 10, 3), (19, 20, 2), (29, 19, 1), (39, 18, 4), (49, 30, 5)]
     ]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
-    command = [sys.executable, "tools/rehearse_early_stopping.py", tmp_path, "--patience", "2", "3"]
     for metric, expected in (
         ("bbox/AP", ["2 39 (epoch 3.9) 20% 19: 20 10.00", "3 never 0% 49: 30 0.00"]),
         ("val_loss/total_loss", ["2 49 (epoch 4.9) 0% 29: 1 11.00", "3 never 0% 29: 1 11.00"]),
     ):
-        run = subprocess.run([*command, "--metric", metric], capture_output=True, text=True)
-        table = [" ".join(line.split()) for line in run.stdout.splitlines()]
-        assert table[2:4] == expected, run.stderr
+        printed = rehearse(tmp_path, "--patience", "2", "3", "--metric", metric)
+        table = [" ".join(line.split()) for line in printed.splitlines()]
+        assert table[2:4] == expected
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

@@ -6,24 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import _LOG_COUNTER
 from PIL import Image
 from torch import nn
 
-from my_detector.data.loader import build_test_loader, get_test_dataset, image_ids
-from my_detector.engine.evaluation import evaluate, metric_names
-from my_detector.engine.validation_pass import (
+from d2_starter.data.loader import image_ids
+from d2_starter.evaluation.validation_loss import (
     GROUND_TRUTH,
     PredictionsAndLosses,
-    untouched,
+    preserved_state,
 )
-from my_detector.experiment import get_config
 
-CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "TEST.IMS_PER_BATCH", "3"]
-CPU += ["TEST.DETECTIONS_PER_IMAGE", "5"]
+SMALL = ["TEST.IMS_PER_BATCH", "3", "TEST.DETECTIONS_PER_IMAGE", "5"]
 PANOPTIC = ["DATASETS.TRAIN", "('shapes_train_panoptic',)"]
 PANOPTIC += ["DATASETS.TEST", "('shapes_val_panoptic',)"]
 SEMANTIC = ["DATASETS.TRAIN", "('shapes_train_semantic',)"]
@@ -66,10 +62,20 @@ class OwnModel(nn.Module):
         return self.wrapped(images)
 
 
-def build(name, config):
-    cfg = get_config("configs/smoke.yaml", [*CPU, *config])
+@pytest.fixture
+def build(load, tmp_path):
+    """`build(name, config)` makes the experiment and its model."""
+
+    def build(name, config):
+        experiment = load(*SMALL, "OUTPUT_DIR", tmp_path, *config)
+        return experiment, build_model(name, experiment)
+
+    return build
+
+
+def build_model(name, experiment):
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = experiment.build_model()
     if name == "FCOS":
         shapes = [model.backbone.output_shape()[f] for f in ("p3", "p4", "p5")]
         model = FCOS(
@@ -81,7 +87,7 @@ def build(name, config):
             pixel_mean=[0, 0, 0],
             pixel_std=[100, 100, 100],
         )
-    return cfg, OwnModel(model) if name == "of one's own" else model
+    return OwnModel(model) if name == "of one's own" else model
 
 
 def losses_in_training_mode(model, image):
@@ -99,18 +105,18 @@ def losses_in_training_mode(model, image):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_of_training_and_predictions_of_inference(name, caplog):
-    cfg, model = build(name, MODELS[name])
-    dataset = get_test_dataset(cfg, cfg.DATASETS.TEST[0])[:5]
+def test_losses_of_training_and_predictions_of_inference(build, name, caplog):
+    experiment, model = build(name, MODELS[name])
+    dataset = experiment.test_dataset(experiment.test_names[0])[:5]
     if "annotations" in dataset[1]:
         dataset[1]["annotations"] = []
-    batches = list(build_test_loader(cfg, dataset))
+    batches = list(experiment.build_test_loader(dataset))
     # The semantic data set does not say how large its images are.
     assert [len(batch) for batch in batches] == ([1] * 5 if name == "semantic FPN" else [3, 2])
     runs = []
     backbone = model.wrapped.backbone if name == "of one's own" else model.backbone
     backbone.bottom_up.register_forward_hook(lambda *_: runs.append(1))
-    with untouched(model), torch.no_grad(), caplog.at_level(logging.INFO):
+    with preserved_state(model), torch.no_grad(), caplog.at_level(logging.INFO):
         validation_pass = PredictionsAndLosses(model)
         predictions = [output for batch in batches for output in validation_pass(batch)]
     assert len(runs) == len(batches) + (5 if name == "of one's own" else 0)
@@ -142,13 +148,13 @@ def test_losses_of_training_and_predictions_of_inference(name, caplog):
     assert validation_pass.losses() == pytest.approx(expected, rel=1e-5)
 
 
-def test_that_all_runs_twice_is_said_once(caplog):
+def test_that_all_runs_twice_is_said_once(build, caplog):
     """And not only in the evaluation of one image before training, which is silent."""
-    cfg, model = build("of one's own", [])
+    experiment, model = build("of one's own", [])
     _LOG_COUNTER.clear()
-    metric_names(cfg, model)
-    evaluate(cfg, model)
-    evaluate(cfg, model)
+    experiment.evaluate(model, quick=True)
+    experiment.evaluate(model)
+    experiment.evaluate(model)
     assert caplog.text.count("runs its backbone or heads twice") == 1
 
 
@@ -156,8 +162,8 @@ def test_that_all_runs_twice_is_said_once(caplog):
     "name, norm",
     [("RetinaNet", "MODEL.RETINANET.NORM"), ("Mask R-CNN", "MODEL.ROI_MASK_HEAD.NORM")],
 )
-def test_evaluation_leaves_everything_as_it_was(name, norm):
-    cfg, model = build(name, [*MODELS[name], norm, "BN"])
+def test_evaluation_leaves_everything_as_it_was(build, name, norm):
+    experiment, model = build(name, [*MODELS[name], norm, "BN"])
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     model.train()
     model.backbone.eval()  # as someone who freezes a part of the model
@@ -180,26 +186,26 @@ def test_evaluation_leaves_everything_as_it_was(name, norm):
         with EventStorage(7) as storage:
             storage.put_scalar("total_loss", 1.5)
             if evaluated:
-                metrics = evaluate(cfg, model)
+                metrics = experiment.evaluate(model)
             states.append(state())
     assert "val_loss/total_loss" in metrics
     assert states[0] == states[1]
 
 
-def test_batch_size_changes_nothing(tmp_path):
+def test_batch_size_changes_nothing(build, tmp_path):
     """Of images of two sizes, which padding to a common one would change."""
-    cfg, model = build("Mask R-CNN", MODELS["Mask R-CNN"])
-    dataset = get_test_dataset(cfg, "shapes_val")
+    experiment, model = build("Mask R-CNN", MODELS["Mask R-CNN"])
+    dataset = experiment.test_dataset("shapes_val")
     for record in dataset[::3]:
         file = tmp_path / Path(record["file_name"]).name
         Image.open(record["file_name"]).crop((0, 0, 128, 90)).save(file)
         record.update(file_name=str(file), height=90)
     outputs, losses = [], []
     for size in (1, 2, 8):
-        cfg.TEST.IMS_PER_BATCH = size
+        experiment.test_batch_size = size
         validation_pass, found = PredictionsAndLosses(model), {}
-        with untouched(model), torch.no_grad():
-            for batch in build_test_loader(cfg, dataset):
+        with preserved_state(model), torch.no_grad():
+            for batch in experiment.build_test_loader(dataset):
                 for image, output in zip(batch, validation_pass(batch), strict=True):
                     found[image["image_id"]] = output["instances"]
         assert found.keys() == {record["image_id"] for record in dataset}
