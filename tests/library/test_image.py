@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from d2_starter.data import image as images
-from d2_starter.data.image import FastResize, read_image, to_tensor
+from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
 
 
 @pytest.fixture
@@ -100,3 +100,14 @@ def test_tensor_of_any_array():
     for image in (color, color[:, ::-1], color[::-1], color[..., :1], color / 2, color[..., ::-1]):
         expected = torch.from_numpy(image.copy()).permute(2, 0, 1)
         assert torch.equal(to_tensor(image), expected) and to_tensor(image).is_contiguous()
+
+
+def test_palette_of_a_label_map_does_not_matter(tmp_path):
+    labels = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5) % 5)
+    labels.save(tmp_path / "gray.png")
+    labels.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 99, 99, 99])
+    labels.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    expected = np.arange(20).reshape(4, 5) % 5
+    for name in ("gray", "palette"):
+        assert np.array_equal(read_label_map(str(tmp_path / f"{name}.png")), expected)
