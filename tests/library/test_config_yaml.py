@@ -121,10 +121,3 @@ def test_learning_rate_is_scaled_once(load, tmp_path):
 def test_batch_that_cannot_be_split(load):
     with pytest.raises(ValueError, match=r"SOLVER.IMS_PER_BATCH is 8. That cannot be split evenly"):
         load().check_processes(3)
-
-
-def test_copy_is_independent(experiment):
-    other = experiment.copy()
-    other.base_lr = 9.0
-    other.config.MODEL.ROI_HEADS.NUM_CLASSES = 9
-    assert experiment.base_lr == 0.04 and experiment.config.MODEL.ROI_HEADS.NUM_CLASSES == 3

@@ -87,10 +87,9 @@ def test_evaluator_that_cannot_work_with_the_model():
 
 
 @pytest.fixture
-def weights(experiment, tmp_path):
+def weights(load, tmp_path):
     """A checkpoint of the smoke run's model, for seven classes."""
-    other = experiment.copy()
-    other.follow_data()
+    other = load()
     other.config.MODEL.ROI_HEADS.NUM_CLASSES = 7
     torch.manual_seed(0)
     Checkpointer(other.build_model(), str(tmp_path)).save("model_seven", iteration=3)
