@@ -25,13 +25,16 @@ def configs(kind, suffix):
     names = CONFIGS + generated * (kind == "yaml")
     return same(*(f"configs/{name}.{suffix}" for name in names)) | {
         f"{PACKAGE}/experiment_{kind}.py": f"{PACKAGE}/experiment.py",
+        f"d2_starter/config/{kind}.py": f"d2_starter/config/{kind}.py",
         f"tests/test_config_{kind}.py": "tests/test_config.py",
         f"tests/overrides_{kind}.py": "tests/overrides.py",
     }
 
 
 YAML, PYTHON = configs("yaml", "yaml"), configs("lazy", "py")
-HOOKS = same(f"{PACKAGE}/engine/hooks.py", f"{PACKAGE}/engine/train_loop.py")
+YAML |= {f"{PACKAGE}/config_yaml.py": f"{PACKAGE}/config.py"} | same("d2_starter/config/keys.py")
+HOOKS = same(*(f"d2_starter/trainers/{name}.py" for name in ("__init__", "hooks", "train_loop")))
+LIGHTNING = same("d2_starter/trainers/__init__.py", "d2_starter/trainers/lightning.py")
 
 # question: {answer: {file in the template: its final name}}
 VARIANTS = {
@@ -39,7 +42,7 @@ VARIANTS = {
         "plain": same("plain_train_net.py") | YAML,
         "train_net": same("train_net.py") | HOOKS | YAML,
         "lazyconfig": same("lazyconfig_train_net.py") | HOOKS | PYTHON,
-        "lightning": same("lightning_train_net.py", f"{PACKAGE}/engine/lightning.py") | YAML,
+        "lightning": same("lightning_train_net.py") | LIGHTNING | YAML,
     },
     "cluster": {
         "none": {},

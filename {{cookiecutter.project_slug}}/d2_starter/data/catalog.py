@@ -196,7 +196,9 @@ def clean_boxes(dataset_dicts: list[dict], examples: int = 3) -> tuple[list[dict
     reports = []
     for what, concerned in (("clipped to their image", is_clipped), ("dropped as empty", is_empty)):
         found = np.flatnonzero(concerned).tolist()
-        texts = [f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:examples]]
+        texts = [
+            f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:examples]
+        ]
         if found:
             listed = "; ".join([*texts, *(["..."] if found[examples:] else [])])
             reports.append(f"{len(found)} boxes {what}: {listed}")

@@ -173,5 +173,3 @@ def _compress(records):
 
                 with contextlib.suppress(KeyError, TypeError, ValueError):  # the doctor names it
                     annotation["segmentation"] = mask_util.frPyObjects(mask, *mask["size"])
-
-

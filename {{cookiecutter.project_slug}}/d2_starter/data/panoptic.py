@@ -29,7 +29,9 @@ def load(name: str, kind: str, found: Split) -> list[dict]:
     metadata, things = MetadataCatalog.get(name), found.metadata["things"]
     if kind == "semantic":
         metadata.set(stuff_classes=[*found.classes, *found.stuff])
-        labels = dict(things) | {key: len(things) - 1 + i for key, i in found.metadata["stuff"].items()}
+        labels = dict(things) | {
+            key: len(things) - 1 + i for key, i in found.metadata["stuff"].items()
+        }
         return _with_label_maps(name, found, labels)
     instances = _instances(found)
     if kind == "instances":

@@ -30,7 +30,9 @@ def compare(datasets: list[Dataset]) -> Findings:
         pairs = sorted((one.contents[c][0], other.contents[c][0]) for c in shared)
         found.add_all("image-leak", pairs, lambda p, names=names: f"{' = '.join(p)}, {names}")
         same = {file for content in shared for file in other.contents[content]}
-        alike = [pair for pair in look_alikes(one.thumbnails, other.thumbnails) if pair[1] not in same]
+        alike = [
+            pair for pair in look_alikes(one.thumbnails, other.thumbnails) if pair[1] not in same
+        ]
         found.add_all("image-near-duplicate", alike, lambda p, n=names: f"{' ~ '.join(p)}, {n}")
         videos = shared_videos(one.files, other.files)
         found.add_all("split-sequence", videos, lambda v, names=names: f"{v}, {names}")

@@ -125,7 +125,10 @@ def _file(metadata):
 
 def _read_file(dataset, metadata):
     """Reads the records of a COCO or LVIS file that detectron2 would read."""
-    file, root = metadata.json_file, metadata.get("image_root") or os.path.dirname(metadata.json_file)
+    file, root = (
+        metadata.json_file,
+        metadata.get("image_root") or os.path.dirname(metadata.json_file),
+    )
     tree = Tree(root)
     split = Split(tree, {"annotations": tree.relative(file), "images": ""})
     (lvis if metadata.evaluator_type == "lvis" else coco).read(split)

@@ -15,8 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import builtin, cityscapes, coco, coco_panoptic, csv, cvat, label_studio, labelme, lvis
-from . import semantic, via, voc, yolo
+from . import (
+    builtin,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    csv,
+    cvat,
+    label_studio,
+    labelme,
+    lvis,
+    semantic,
+    via,
+    voc,
+    yolo,
+)
 from .base import TASKS, XYWH, Sources, Split, number, split_of
 from .files import ARCHIVES, Tree, plain, spread
 from .problems import Problems, Unusable

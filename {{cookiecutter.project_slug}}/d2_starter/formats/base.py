@@ -174,9 +174,13 @@ class Split:
         """Sorts the classes and keypoints that have no order, and completes what is the same."""
         if not self.classes:
             self.is_ordered = False
-            self.classes = sorted({a["category_id"] for r in self.records for a in r.get("annotations", ())})
+            self.classes = sorted(
+                {a["category_id"] for r in self.records for a in r.get("annotations", ())}
+            )
         if not self.keypoints:
-            points = (a.get("keypoints", ()) for r in self.records for a in r.get("annotations", ()))
+            points = (
+                a.get("keypoints", ()) for r in self.records for a in r.get("annotations", ())
+            )
             self.keypoints = sorted({name for those in points for name in those})
         if self.keypoints and not self.flips:
             self.flips = flips(self.keypoints)

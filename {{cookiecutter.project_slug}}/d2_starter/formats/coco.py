@@ -39,9 +39,7 @@ def find(tree: Tree, kind: str = KIND) -> Sources:
         for word in WORDS:
             if other := _other_split(tree, found["train"][0], word, kind):
                 found.setdefault(split_of(word), [other])
-    return {
-        split: [_source(tree, file, split) for file in files] for split, files in found.items()
-    }
+    return {split: [_source(tree, file, split) for file in files] for split, files in found.items()}
 
 
 def _split(file):

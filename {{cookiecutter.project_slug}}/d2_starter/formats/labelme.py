@@ -11,7 +11,9 @@ NEEDS = "labelme's JSON files, one per image, with shapes and imagePath"
 
 
 def find(tree: Tree) -> Sources:
-    is_labelme = [f for f, text in tree.glances.items() if '"shapes"' in text and '"imagePath"' in text]
+    is_labelme = [
+        f for f, text in tree.glances.items() if '"shapes"' in text and '"imagePath"' in text
+    ]
     found = folders_by_split(dict.fromkeys(map(os.path.dirname, is_labelme)))
     return {split: [{"annotations": folders}] for split, folders in found.items()}
 
@@ -23,7 +25,14 @@ def read(split: Split):
             path = split.tree.path(f"{folder}/{name}")
             try:
                 _read_one(split, folder, name, path, read_json(path))
-            except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as e:
+            except (
+                AttributeError,
+                IndexError,
+                KeyError,
+                OverflowError,
+                TypeError,
+                ValueError,
+            ) as e:
                 reason = f"no {e}" if isinstance(e, KeyError) else plain(e)
                 split.problems.add("annotations-invalid", f"{path}: {reason}")
     if not split.records and split.problems.counts["annotations-invalid"]:
@@ -37,11 +46,19 @@ def _read_one(split, folder, name, path, data):
     groups: dict = {}
     for place, shape in enumerate(data["shapes"], start=1):
         points = [(float(x), float(y)) for x, y in shape["points"]]
-        kind, label, group = shape.get("shape_type", "polygon"), shape["label"], shape.get("group_id")
+        kind, label, group = (
+            shape.get("shape_type", "polygon"),
+            shape["label"],
+            shape.get("group_id"),
+        )
         where = f"{path}, shape {place}"
         key = (group, None if kind == "point" else label) if group is not None else place
         if kind == "point":
-            groups.setdefault((group, None), {})[label] = (points[0][0] + 0.5, points[0][1] + 0.5, 2)
+            groups.setdefault((group, None), {})[label] = (
+                points[0][0] + 0.5,
+                points[0][1] + 0.5,
+                2,
+            )
             continue
         if kind in ("rectangle", "mask"):
             (x0, y0), (x1, y1) = points[:2]

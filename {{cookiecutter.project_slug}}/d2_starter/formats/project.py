@@ -165,9 +165,13 @@ class Project:
             entry["tasks"].remove("keypoints")
             notes.append("The names of the keypoints differ: keypoints cannot be trained on both.")
         if not set(self.tasks) & set(entry["tasks"]):
-            raise Unusable(f"one dataset has {self.tasks}, the other {entry['tasks']}: nothing both")
+            raise Unusable(
+                f"one dataset has {self.tasks}, the other {entry['tasks']}: nothing both"
+            )
         if new:
-            notes.append(f"New classes: {', '.join(map(ascii, new))}. Older models do not know them.")
+            notes.append(
+                f"New classes: {', '.join(map(ascii, new))}. Older models do not know them."
+            )
         if lacks:
             notes.append(f"Classes that {entry['name']} has not: {', '.join(map(ascii, lacks))}.")
         if new and lacks:

@@ -22,8 +22,10 @@ def find(tree: Tree) -> Sources:
         if is_whole or not names and not os.path.basename(folder) == "Annotations":
             continue
         files = list(tree.files(".xml", folder))
-        if not files or "<object>" not in (text := read_text(tree.path(files[0]))) and (
-            "<annotation" not in text or "<annotations" in text
+        if (
+            not files
+            or "<object>" not in (text := read_text(tree.path(files[0])))
+            and ("<annotation" not in text or "<annotations" in text)
         ):
             continue
         above = os.path.dirname(folder)
@@ -56,7 +58,9 @@ def image_folder(tree: Tree, stems: set[str], split: str, unwanted: str = "^$") 
                 break
             folder = os.path.dirname(folder)
     return max(
-        found, key=lambda f: (len(found[f]), split_of(f) == split, f.count("/") + bool(f)), default=""
+        found,
+        key=lambda f: (len(found[f]), split_of(f) == split, f.count("/") + bool(f)),
+        default="",
     )
 
 
@@ -113,9 +117,17 @@ def _image(split, name, path, root, claims):
     usual, _ = tree.find_image(named or own, folder)
     if named and stem(named) == own and tree.has(usual):
         return split.tree.path(usual)
-    by_name = next(
-        (f for f in (f"{folder}/{name}{e}".lstrip("/") for e in (".jpg", ".png")) if tree.has(f)), ""
-    ) or tree.find_image(own, folder)[0]
+    by_name = (
+        next(
+            (
+                f
+                for f in (f"{folder}/{name}{e}".lstrip("/") for e in (".jpg", ".png"))
+                if tree.has(f)
+            ),
+            "",
+        )
+        or tree.find_image(own, folder)[0]
+    )
     if named and tree.has(usual) and claims[named] == 1:
         if tree.has(by_name) and stem(named) != own:
             text = f"{path} says {named}, which it is read as"

@@ -3,8 +3,16 @@
 import os
 import re
 
-from .base import MAX_CLASSES, Sources, Split, class_file, class_names, check_names, folders_by_split
-from .base import split_of
+from .base import (
+    MAX_CLASSES,
+    Sources,
+    Split,
+    check_names,
+    class_file,
+    class_names,
+    folders_by_split,
+    split_of,
+)
 from .files import Tree, is_image, plain, read_lines, read_text, read_yaml, spread, stem
 from .problems import Unusable
 
