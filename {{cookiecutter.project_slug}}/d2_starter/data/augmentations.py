@@ -5,6 +5,7 @@ INPUT.AUGMENTATIONS is a list. Each entry is the name of a preset below, the nam
 Mosaic, TileCrop) or of one that the project registers, or {name: {argument: value, ...}}.
 """
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BoxMode, polygons_to_bitmask
 from fvcore.common.registry import Registry
 from omegaconf import OmegaConf
+from PIL import Image
 
 IGNORED = 255  # the label of pixels without a class
 
@@ -237,8 +239,9 @@ def transform(
     is_cut = not all(isinstance(t, KEEP_BOXES) for t in steps)
     sem_seg = inputs.sem_seg
     if is_cut and sem_seg is not None:
-        is_old = transforms.apply_segmentation(np.ones((height, width), np.uint8)) == 1
-        sem_seg = np.where(is_old, sem_seg, sem_seg.dtype.type(IGNORED))
+        is_old = _apply_to_labels(transforms, np.ones((height, width), np.uint8)) == 1
+        sem_seg = np.where(is_old, _apply_to_labels(transforms, sample.sem_seg), IGNORED)
+        sem_seg = sem_seg.astype(sample.sem_seg.dtype)
 
     corners = transforms.apply_coords(np.array([[0.0, 0.0], [width, 0.0], [0.0, height]]))
     (ax, ay), (bx, by) = corners[1:] - corners[0]
@@ -258,6 +261,18 @@ def transform(
     return result
 
 
+def _apply_to_labels(transforms, labels):
+    for t in transforms.transforms:
+        if isinstance(t, T.ExtentTransform):
+            # detectron2's takes NEAREST, which is 0, for none given, and so blends labels.
+            t = copy.copy(t)
+            t.interp = Image.NEAREST
+            labels = t.apply_image(labels)
+        else:
+            labels = t.apply_segmentation(labels)
+    return labels
+
+
 def _transform_annotation(annotation, transforms, size, is_cut):
     a = dict(annotation)
     height, width = size
@@ -265,7 +280,7 @@ def _transform_annotation(annotation, transforms, size, is_cut):
     segmentation = a.get("segmentation")
     if isinstance(segmentation, np.ndarray):
         # Margins have another value, such as 255 for label maps, which detectron2 takes for object.
-        a["segmentation"] = (transforms.apply_segmentation(segmentation) == 1).astype(np.uint8)
+        a["segmentation"] = (_apply_to_labels(transforms, segmentation) == 1).astype(np.uint8)
     elif segmentation is not None:
         polygons = transforms.apply_polygons([p.reshape(-1, 2).copy() for p in segmentation])
         if is_cut and any(p.min() < 0 or (p > [width, height]).any() for p in polygons if len(p)):
