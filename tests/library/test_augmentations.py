@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from d2_starter.data import augmentations as A
-from d2_starter.data.augmentations import Augmenter, Sample, build_augmentations, tight_box, to_mask
+from d2_starter.data.augmentations import PRESETS, Augmenter, build_augmentations
+from d2_starter.data.mixing import CopyPaste
+from d2_starter.data.sample import IGNORED, Sample, area, shift, tight_box, to_mask
 from d2_starter.data.tiles import TileCrop
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
@@ -70,12 +71,12 @@ def draw(seed: int, rle: bool):
 def check(sample: Sample):
     height, width = sample.size
     assert sample.sem_seg.shape == sample.size
-    assert set(np.unique(sample.sem_seg)) <= {1, 2, 3, 4, A.IGNORED}
+    assert set(np.unique(sample.sem_seg)) <= {1, 2, 3, 4, IGNORED}
     taken = np.zeros(sample.size, int)
     for a in sample.annotations:
         mask = to_mask(a["segmentation"], sample.size)
         taken += mask
-        assert mask.any() or A._area(a) < 8
+        assert mask.any() or area(a) < 8
         # The box is around the mask.
         x0, y0, x1, y1 = a["bbox"]
         assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
@@ -172,9 +173,9 @@ def test_the_same_as_detectron2_where_nothing_is_cut(seed):
 def test_what_is_hardly_visible_is_no_ground_truth():
     crop = [{"CropTransform": {"x0": 30, "y0": 0, "w": 130, "h": 120}}]
     sample = draw(5, False)
-    areas = [A._area(a) for a in sample.annotations]
+    areas = [area(a) for a in sample.annotations]
     everything = Augmenter(build_augmentations(crop, RESIZE))(draw(5, False), None).annotations
-    shares = [A._area(a) / areas[a["category_id"]] for a in everything]
+    shares = [area(a) / areas[a["category_id"]] for a in everything]
     assert min(shares) < 0.5  # or this test shows nothing
     half = Augmenter(build_augmentations(crop, RESIZE), min_visible=0.5)
     kept = half(sample, None).annotations
@@ -189,17 +190,17 @@ def test_copy_paste_leaves_labelled_what_it_covers():
     np.random.seed(2)
     found = []
     for _ in range(40):
-        mixed = A.CopyPaste(prob=1.0).mix(below, [above])
+        mixed = CopyPaste(prob=1.0).mix(below, [above])
         found += [k for a in mixed.annotations for k in a["keypoints"][:, 2]]
     assert set(found) == {2.0}  # the same place: the one below is covered wholly, and gone
     above.image, above.annotations = above.image.copy(), [dict(above.annotations[0])]
-    A._shift(above.annotations[0], 12, 0)
-    mixed = [A.CopyPaste(prob=1.0).mix(below, [above]) for _ in range(20)]
+    shift(above.annotations[0], 12, 0)
+    mixed = [CopyPaste(prob=1.0).mix(below, [above]) for _ in range(20)]
     partly = next(m for m in mixed if len(m.annotations) == 2)
     assert {1.0, 2.0} == set(partly.annotations[0]["keypoints"][:, 2])
 
 
-@pytest.mark.parametrize("name", A.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_build_and_run(name):
     augment = Augmenter(build_augmentations([name], RESIZE), keypoint_hflip_indices=FLIP)
     for seed in range(10):
@@ -248,7 +249,7 @@ def test_copy_paste_without_masks_says_what_to_take_instead():
     for a in sample.annotations:
         del a["segmentation"]
     with pytest.raises(ValueError, match="Mosaic"):
-        A.CopyPaste().mix(sample, [sample])
+        CopyPaste().mix(sample, [sample])
 
 
 @pytest.mark.parametrize("seed", range(20))

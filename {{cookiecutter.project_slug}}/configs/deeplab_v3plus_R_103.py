@@ -54,7 +54,7 @@ model = L(SemanticSegmentor)(
         train_size=None,
         loss_type="hard_pixel_mining",
         ignore_value=255,
-        num_classes=19,
+        num_classes=54,
     ),
     pixel_mean=constants.imagenet_rgb256_mean,
     pixel_std=constants.imagenet_rgb256_std,

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-from .augmentations import AUGMENTATION_REGISTRY, transform
+from .sample import transform
 
 
-@AUGMENTATION_REGISTRY.register()
 class TileCrop(T.Augmentation):
     """Takes a random tile, mostly around an object. A smaller image gets a gray margin.
 

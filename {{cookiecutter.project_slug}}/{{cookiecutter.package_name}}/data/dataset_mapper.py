@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from d2_starter.data.augmentations import Augmenter, Sample, config_augmentations, read_annotations
+from d2_starter.data.augmentations import Augmenter, config_augmentations
 from d2_starter.data.image import FastResize, read_image, to_tensor
+from d2_starter.data.sample import Sample, read_annotations
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
