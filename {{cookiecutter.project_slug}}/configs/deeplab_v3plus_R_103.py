@@ -61,6 +61,7 @@ model = L(SemanticSegmentor)(
 )
 del constants  # what is a config here becomes a part of the experiment's
 train.init_checkpoint = "detectron2://DeepLab/R-103.pkl"
+train.val_loss = False  # detectron2's DeepLab computes it for sizes that are multiples of 4 alone
 
 dataloader.train.dataset.names = ["{{ cookiecutter.__semantic_train }}"]
 dataloader.train.mapper.update(image_format="RGB", use_masks=False)
@@ -78,6 +79,7 @@ dataloader.train.mapper.augmentations = [
         single_category_max_area=0.75,
         ignored_category=255,
     ),
+    L(T.FixedSizeCrop)(crop_size=[512, 512]),  # a smaller image gets a margin
     L(T.RandomFlip)(),
 ]
 dataloader.test.dataset.names = ["{{ cookiecutter.__semantic_val }}"]
