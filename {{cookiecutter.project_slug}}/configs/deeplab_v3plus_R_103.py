@@ -11,6 +11,8 @@ from detectron2.projects.deeplab.resnet import DeepLabStem
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from d2_starter.formats.project import Project
+
 from .base import dataloader, optimizer, train
 
 constants = model_zoo.get_config("common/data/constants.py").constants
@@ -63,14 +65,14 @@ del constants  # what is a config here becomes a part of the experiment's
 train.init_checkpoint = "detectron2://DeepLab/R-103.pkl"
 train.val_loss = False  # detectron2's DeepLab computes it for sizes that are multiples of 4 alone
 
-dataloader.train.dataset.names = ["{{ cookiecutter.__semantic_train }}"]
+dataloader.train.dataset.names = Project.read(__file__).names("train", "semantic")
 dataloader.train.mapper.update(image_format="RGB", use_masks=False)
 dataloader.train.mapper.augmentations = [
     L(T.ResizeScale)(
         min_scale=0.5,
         max_scale=2.0,
-        target_height={{ cookiecutter.__min_size }},
-        target_width={{ cookiecutter.__max_size }},
+        target_height=640,
+        target_width=1066,
     ),
     # No class fills more than this share of it, if that can be had.
     L(T.RandomCrop_CategoryAreaConstraint)(
@@ -82,7 +84,7 @@ dataloader.train.mapper.augmentations = [
     L(T.FixedSizeCrop)(crop_size=[512, 512]),  # a smaller image gets a margin
     L(T.RandomFlip)(),
 ]
-dataloader.test.dataset.names = ["{{ cookiecutter.__semantic_val }}"]
+dataloader.test.dataset.names = Project.read(__file__).names("val", "semantic")
 optimizer.lr = 0.0025
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),

@@ -6,7 +6,7 @@ The weights have 51.6 AP of boxes on COCO. Images are 1024 square, for a GPU of 
 
 import detectron2.data.transforms as T
 from d2_starter.layers.timm_fpn import import_timm
-from d2_starter.run.optimizer import layer_decay_params
+from d2_starter.config.optimizer import layer_decay_params
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 

@@ -23,7 +23,7 @@ def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> Generalized
     """
     name = type(model).__name__
     cannot = (
-        f"TEST.AUG: detectron2 has test-time augmentation for boxes and masks of R-CNNs, {{}}. {{}}"
+        "TEST.AUG: detectron2 has test-time augmentation for boxes and masks of R-CNNs, {}. {}"
     )
     off = "Set TEST.AUG.ENABLED False."
     if not isinstance(model, GeneralizedRCNN) or isinstance(model, PanopticFPN):
@@ -39,3 +39,15 @@ def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> Generalized
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = predictor.test_nms_thresh
     cfg.TEST.DETECTIONS_PER_IMAGE = predictor.test_topk_per_image
     return GeneralizedRCNNWithTTA(cfg, model, DatasetMapperTTA(list(min_sizes), max_size, flip))
+
+
+class TTAPredictor:
+    """Predicts by `build_tta`; what else is done with the inputs, such as losses, is done as well."""
+
+    def __init__(self, tta: GeneralizedRCNNWithTTA, predict, model):
+        self.tta, self.predict, self.model = tta, predict, model
+
+    def __call__(self, images: list[dict]) -> list[dict]:
+        if self.predict is not self.model:
+            self.predict(images)
+        return self.tta(images)

@@ -3,12 +3,11 @@
 import numpy as np
 import torch
 from d2_starter.data.augmentations import Augmenter, config_augmentations
-from d2_starter.data.image import FastResize, read_image, to_tensor
+from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
 from d2_starter.data.sample import Sample, read_annotations
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
 
 class Mapper:
@@ -61,7 +60,7 @@ class Mapper:
 
     @classmethod
     def from_config(cls, cfg, is_train: bool, ground_truth: bool | None = None):
-        """Ground truth, if it is not said, is for training only."""
+        """Reads the arguments from a YAML config; ground truth is for training, if not told."""
         keypoints = cfg.MODEL.KEYPOINT_ON
         return {
             "augmentations": config_augmentations(cfg, is_train),
@@ -78,7 +77,8 @@ class Mapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """
+        """Maps one image.
+
         Args:
             dataset_dict: one record in detectron2's format; it is not changed.
 
@@ -129,12 +129,3 @@ class Mapper:
         mask_format = self.mask_format if is_polygons else "bitmask"
         instances = utils.annotations_to_instances(annotations, sample.size, mask_format)
         return utils.filter_empty_instances(instances)
-
-
-def read_label_map(file: str) -> np.ndarray:
-    """(H, W) uint8, the class of each pixel: the values in the file, whatever palette it has.
-
-    detectron2's own mapper takes the brightness of a palette's colors for classes.
-    """
-    with Image.open(file) as image:
-        return np.array(image)

@@ -1,7 +1,6 @@
 """The optimizer of a yacs config: detectron2's SGD, or AdamW; with layer-wise decay, if asked for."""
 
 import re
-from collections.abc import Callable
 
 import torch
 from detectron2.solver import build_optimizer as build_sgd
