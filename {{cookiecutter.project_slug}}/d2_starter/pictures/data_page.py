@@ -101,6 +101,8 @@ class DataPage:
             augmented: how often an image is shown augmented.
         """
         self.records, self.metadata, self.mapper, self.folder = records, metadata, mapper, folder
+        if hasattr(augment := getattr(mapper, "augment", None), "set_images"):
+            augment.set_images(records)  # which it may put together
         self.classes, self.augmented, self.seed = classes, augmented, seed
         self.errors = {}
         self._entries, self._found = [], Counter()
