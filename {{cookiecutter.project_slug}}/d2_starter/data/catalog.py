@@ -29,6 +29,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # what ima
 logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a data set: its function, its files
+_recorded = {}  # name of a data set: its metadata, where its files may not be there
 
 
 def datasets_root() -> Path:
@@ -138,6 +139,17 @@ def check_registered(name: str):
         )
 
 
+@contextlib.contextmanager
+def recorded_metadata(metadata: dict[str, dict]):
+    """Uses metadata, by data set, that a run has recorded: its files need not be there."""
+    _recorded.update(metadata)
+    try:
+        yield
+    finally:
+        for name in metadata:
+            del _recorded[name]
+
+
 def get_metadata(name: str) -> Metadata:
     """The metadata of a registered data set, with the names and colors of its classes.
 
@@ -146,6 +158,8 @@ def get_metadata(name: str) -> Metadata:
     """
     check_registered(name)
     metadata = MetadataCatalog.get(name)
+    if name in _recorded:
+        metadata.set(**_recorded[name])
     if name in _sources and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
         logging.disable(logging.WARNING)  # the loading that follows reports what it finds
         try:

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 END_OF_JPEG = b"\xff\xd9"
 DEEP = ("I", "F")  # with the "I;16..." of Pillow: gray values of 16 or 32 bits, whole or float
@@ -102,9 +102,13 @@ def _read(file, format):
 
 
 def _read_by_pillow(file, data, format):
-    with Image.open(io.BytesIO(data)) as image:
-        exif = utils._apply_exif_orientation(image)  # which reads the pixels
-        return utils.convert_PIL_to_numpy(to_eight_bits(exif, file), format)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = utils._apply_exif_orientation(image)
+            return utils.convert_PIL_to_numpy(to_eight_bits(upright, file), format)
+    except UnidentifiedImageError:
+        what = "is no image that Pillow can read" if data else "is empty"
+        raise UnidentifiedImageError(f"{file} {what}") from None
 
 
 def _orientation_of_plain_jpeg(data):
