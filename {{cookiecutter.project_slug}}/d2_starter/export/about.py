@@ -10,8 +10,6 @@ from detectron2.data import transforms as T
 
 from ..run.opening import OpenedRun
 
-LICENSES = ("Apache License", "MIT License", "BSD 3-Clause License")
-
 
 def project_root(load_experiment: Callable) -> Path | None:
     """Returns the folder of the project that a function belongs to: it has a pyproject.toml."""
@@ -30,7 +28,9 @@ def project_facts(load_experiment: Callable) -> dict[str, str]:
     file = root / "LICENSE"
     if not isinstance(licence, str) and file.is_file():
         lines = file.read_text(encoding="utf-8").split("\n")
-        licence = " ".join(next((line for line in lines if line.strip()), "").split())
+        lines = [" ".join(line.split()) for line in lines if line.strip()]
+        # Of Apache's, the version is in the second line.
+        licence = ", ".join(lines[: 2 if lines[1:2] and lines[1].startswith("Version") else 1])
     return facts | {"licence": licence if isinstance(licence, str) else "none was given"}
 
 

@@ -1,6 +1,7 @@
 """The command that exports a trained model, and proves that it is as good as before."""
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -117,8 +118,12 @@ def _export(format, run, model, inputs, before, facts, folder) -> bool:
 
 
 def _evaluate(run, model):
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = run.experiment.evaluate(model, folder)
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = run.experiment.evaluate(model, folder)
+    finally:
+        logging.disable(logging.NOTSET)
     return {k: v for k, v in metrics.items() if "val_loss" not in k}
 
 

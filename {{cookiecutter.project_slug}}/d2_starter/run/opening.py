@@ -12,6 +12,7 @@ from detectron2.data import Metadata
 from torch import nn
 
 from ..data.catalog import get_metadata, recorded_metadata
+from ..files.configs import check_config
 from ..files.weights import read_weights, to_checkpoint
 
 METADATA = "metadata.json"  # in a run directory and in packed files: of each data set
@@ -84,7 +85,7 @@ def open_run(
 
     Raises:
         OSError: there is no such run, or its weights are not there or damaged.
-        RefusedWeightsError: the weights would run code.
+        RefusedWeightsError, RefusedConfigError: the weights, or the config, would run code.
         ValueError: its config cannot be read.
     """
     path = Path(path)
@@ -97,7 +98,7 @@ def open_run(
             )
         recorded = path / METADATA
         recorded = recorded.read_text(encoding="utf-8") if recorded.is_file() else None
-        experiment = _load(load_experiment, config, overrides, recorded)
+        experiment = _load(load_experiment, config, overrides, recorded, trust)
         weights = str(_weights_of(path, weights))
     elif path.is_file():
         files = read_weights(path, trust, mmap=True).get(PACKED)
@@ -109,7 +110,7 @@ def open_run(
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder, "config.yaml")
             config.write_text(files["config.yaml"], encoding="utf-8")
-            experiment = _load(load_experiment, config, overrides, files.get(METADATA))
+            experiment = _load(load_experiment, config, overrides, files.get(METADATA), trust)
         weights = weights or str(path)
     else:
         raise FileNotFoundError(
@@ -154,7 +155,10 @@ def metadata_json(names: Sequence[str]) -> str:
     )
 
 
-def _load(load_experiment, config, overrides, recorded):
+def _load(load_experiment, config, overrides, recorded, trust):
+    if not trust:
+        package = load_experiment.__module__.partition(".")[0]
+        check_config(config.read_text(encoding="utf-8"), str(config), package)
     with recorded_metadata(_from_json(recorded) if recorded else {}):
         return load_experiment(str(config), list(overrides))
 
