@@ -109,6 +109,10 @@ def _read_by_pillow(file, data, format):
     except UnidentifiedImageError:
         what = "is no image that Pillow can read" if data else "is empty"
         raise UnidentifiedImageError(f"{file} {what}") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of Pillow's many readers, or more pixels than it takes
+        raise OSError(f"{file} cannot be read: {error}") from error
 
 
 def _orientation_of_plain_jpeg(data):
