@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..files.run_directory import write_whole
+from ..files.atomic import write_whole
 from ..files.weights import read_weights
 from ..run.opening import METADATA, PACKED, OpenedRun, metadata_json
 from .about import project_root
