@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..files.atomic import write_whole
+from ..files.atomic import write_atomically
 from ..files.weights import read_weights
 from ..run.opening import METADATA, PACKED, OpenedRun, metadata_json
 from .about import project_root
@@ -44,7 +44,7 @@ def pack(run: OpenedRun, load_experiment: Callable, file: Path, for_resume: bool
     texts[CARD] = model_card(run, load_experiment)
     content = {**checkpoint, PACKED: texts}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda opened: torch.save(content, opened))
+    write_atomically(file, lambda opened: torch.save(content, opened))
 
 
 def unpack(file: Path, folder: Path) -> list[str]:
@@ -69,7 +69,7 @@ def unpack(file: Path, folder: Path) -> list[str]:
         (folder / "last_checkpoint").write_text(name, encoding="utf-8")
     else:
         name = "model_best.pth"
-    write_whole(folder / name, lambda opened: torch.save(checkpoint, opened))
+    write_atomically(folder / name, lambda opened: torch.save(checkpoint, opened))
     return [*names, name]
 
 
