@@ -46,8 +46,10 @@ def find(arguments: Sequence[str]) -> list[Path | str]:
             if not matching:
                 raise FileNotFoundError(f"there is no file or folder '{argument}', nor any like it.")
             found += matching
-    unique = {os.path.abspath(f) if isinstance(f, Path) else f: f for f in reversed(found)}
-    return list(reversed(unique.values()))
+    unique = {}
+    for one in found:
+        unique.setdefault(os.path.abspath(one) if isinstance(one, Path) else one, one)
+    return list(unique.values())
 
 
 def _walk(folder):
