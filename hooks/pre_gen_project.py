@@ -16,125 +16,101 @@ from pathlib import Path
 # JSON in raw strings: tojson escapes the quote ', so no answer can end them.
 ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')  # fmt: skip
 UNRENDERED = json.loads(r'''{{ _cookiecutter | default({}) | tojson }}''')  # fmt: skip
-
-TEMPLATE_BRACES = re.compile(r"[{][%#{]")
-OPTIONS_WITH_VALUE = """-c -o --accept-hooks --checkout --config-file --debug-file --directory
-    --output-dir --replay-file""".split()
-
-NO_DEVICE = r"(?!(?i:con|prn|aux|nul|(com|lpt)\d)([.]|\Z))"
-FORMATS = {  # question: (regular expression, the same in words)
+BRACES = re.compile(r"[{][%#{]")
+WITH_VALUE = "-c -o --accept-hooks --checkout --config-file --debug-file --directory --output-dir"
+NO_DEVICE, DEVICE = r"(?!(?i:con|prn|aux|nul|(com|lpt)\d)([.]|\Z))", "or is a Windows device"
+FORMATS = {  # question: (regular expression, the same in words, what is suggested at the least)
     "project_name": (r"\S(.{0,78}\S)?", "1 to 80 characters without white space around them"),
-    "project_slug": (
-        NO_DEVICE + "[A-Za-z0-9]([A-Za-z0-9._-]{0,58}[A-Za-z0-9])?",
-        "1 to 60 of A-Z a-z 0-9 . _ - with a letter or digit at both ends, or is a Windows device",
-    ),
-    "package_name": (
-        NO_DEVICE + "[a-z][a-z0-9_]{0,39}",
-        "1 to 40 of a-z 0-9 _ with a letter in front, or is a Windows device",
-    ),
+    "project_slug": (NO_DEVICE + "[A-Za-z0-9]([A-Za-z0-9._-]{0,58}[A-Za-z0-9])?",
+                     f"1 to 60 of A-Z a-z 0-9 . _ - with a letter or digit at both ends, {DEVICE}"),
+    "package_name": (NO_DEVICE + "[a-z][a-z0-9_]{0,39}",
+                     f"1 to 40 of a-z 0-9 _ with a letter in front, {DEVICE}"),
     "author": (r"\S(.{0,98}\S)?", "1 to 100 characters without white space around them"),
     "data": (r"\S(.{0,998}\S)?", "1 to 1000 characters without white space around them"),
-}
-
-NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click
-    cloudpickle contourpy cuda cv2 cycler dateutil detectron2 filelock fonttools frozenlist
-    fsspec functorch fvcore google grpc grpcio hydra hydra_core idna iniconfig iopath jinja2
-    kiwisolver lightning lightning_fabric lightning_utilities markdown markupsafe matplotlib
-    mpl_toolkits mpmath multidict networkx ninja numpy nvidia omegaconf opencv_python
-    opencv_python_headless packaging pathspec pil pillow pip pkg_resources platformdirs
-    pluggy portalocker propcache protobuf pycocotools pygments pylab pyparsing pytest
-    python_dateutil pytorch_lightning pyyaml ruff setuptools shapely six sympy tabulate
-    tensorboard termcolor torch torchgen torchmetrics torchvision tqdm triton
-    typing_extensions tzdata werkzeug wheel yacs yaml yarl""".split()
-NEIGHBOURS = """build configs data datasets dist docker docs k8s output slurm src tests tools
-    plain_train_net train_net lazyconfig_train_net lightning_train_net""".split()
-TAKEN = {
-    "project_slug": {"a package that the project needs": NEEDED},
-    "package_name": {
-        "a keyword of Python": keyword.kwlist + keyword.softkwlist,
-        "a module of Python's standard library": sys.stdlib_module_names,
-        "a package that the project needs": NEEDED,
-        "another file or folder of the project": NEIGHBOURS,
-    },
+}  # fmt: skip
+NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click cloudpickle
+    contourpy cuda cv2 cycler d2_starter dateutil detectron2 filelock fonttools frozenlist fsspec
+    functorch fvcore google grpc grpcio hydra hydra_core idna iniconfig iopath jinja2 kiwisolver
+    lightning lightning_fabric lightning_utilities lvis markdown markupsafe matplotlib mpl_toolkits
+    mpmath multidict networkx ninja numpy nvidia omegaconf opencv_python opencv_python_headless
+    packaging pathspec pil pillow pip pkg_resources platformdirs pluggy portalocker propcache protobuf
+    pycocotools pygments pylab pyparsing pytest python_dateutil pytorch_lightning pyyaml ruff setuptools
+    shapely six sympy tabulate tensorboard termcolor torch torchgen torchmetrics torchvision tqdm triton
+    typing_extensions tzdata werkzeug wheel yacs yaml yarl""".split()  # fmt: skip
+NEIGHBOURS = """build configs d2_starter data datasets dist docker docs k8s output slurm src tests
+    tools plain_train_net train_net lazyconfig_train_net lightning_train_net""".split()
+TAKEN = {"project_slug": {"a package that the project needs": NEEDED}}
+TAKEN["package_name"] = TAKEN["project_slug"] | {
+    "a keyword of Python": keyword.kwlist + keyword.softkwlist,
+    "a module of Python's standard library": sys.stdlib_module_names,
+    "another file or folder of the project": NEIGHBOURS,
 }
 
 
 def why_not(question: str, answer: str) -> str:
-    """The reason to refuse an answer, or an empty string."""
-    pattern, in_words = FORMATS[question]
-    if TEMPLATE_BRACES.search(answer):
+    """Returns the reason to refuse an answer, or an empty string."""
+    if BRACES.search(answer):
         return "has template braces, which cookiecutter evaluates"
     if not answer.isprintable():
         return "has characters that cannot be printed"
-    if not re.fullmatch(pattern, answer):
-        return f"is not {in_words}"
+    if not re.fullmatch(FORMATS[question][0], answer):
+        return f"is not {FORMATS[question][1]}"
     name = re.sub("[._-]+", "_", answer.lower())
-    taken = TAKEN.get(question, {}).items()
-    return next((f"is {whose}" for whose, names in taken if name in names), "")
+    return next((f"is {w}" for w, names in TAKEN.get(question, {}).items() if name in names), "")
 
 
 def suggestion(question: str, answer: str) -> str:
-    """What would be accepted, as near to the answer as possible."""
-    if question == "data":
-        return "shapes"
+    """Returns what would be accepted, as near to the answer as possible."""
     separator = {"project_name": " ", "author": " ", "project_slug": "-"}.get(question, "_")
     words = re.findall("[A-Za-z0-9]+", answer) or ["my", question.split("_")[0]]
-    texts = [separator.join(some)[:30].strip(separator) for some in (words, ["my", *words])]
-    candidates = [texts[0], texts[0].lower(), texts[1].lower()]
+    near, mine = (separator.join(w)[:30].strip(separator) for w in (words, ["my", *words]))
+    candidates = ["shapes"] * (question == "data") + [near, near.lower(), mine.lower()]
     return next(text for text in candidates if not why_not(question, text))
 
 
 def command_line() -> dict[str, str]:
-    """The `key=value` arguments of the cookiecutter command that runs this hook, on Linux."""
+    """Returns the `key=value` arguments of cookiecutter, which runs this hook, on Linux."""
     try:
         arguments = os.fsdecode(Path(f"/proc/{os.getppid()}/cmdline").read_bytes())
         before, after = arguments.split(f"\0{ANSWERS.get('_template')}\0", maxsplit=1)
     except (OSError, ValueError):
         return {}
-    if "cookiecutter" not in [Path(argument).stem for argument in before.split("\0")]:
-        return {}
-    after = after.split("\0")
-    return dict(
-        argument.split("=", maxsplit=1)
-        for previous, argument in zip(["", *after], after, strict=False)
-        if "=" in argument and not argument.startswith("-") and previous not in OPTIONS_WITH_VALUE
-    )
+    is_cookiecutter = "cookiecutter" in [Path(part).stem for part in before.split("\0")]
+    pairs = zip(["", *after.split("\0")], after.split("\0"), strict=False)
+    given = [a for previous, a in pairs if not a.startswith("-")
+             and previous not in [*WITH_VALUE.split(), "--replay-file"]]  # fmt: skip
+    return dict(a.split("=", maxsplit=1) for a in given if "=" in a) if is_cookiecutter else {}
 
 
 def as_given(question: str) -> str:
-    """The answer, or what it was before cookiecutter evaluated the braces in it."""
+    """Returns the answer, or what it was before cookiecutter evaluated the braces in it."""
     given = str(typed.get(question, UNRENDERED.get(question, "")))
     is_default = question not in typed and "cookiecutter." in given
-    return given if TEMPLATE_BRACES.search(given) and not is_default else ANSWERS[question]
+    return given if BRACES.search(given) and not is_default else ANSWERS[question]
 
 
-def reader() -> Path | None:
-    """Where read_dataset.py is, in the template, which cookiecutter names and cruft does not."""
-    given = ANSWERS.get("_repo_dir", "")
-    starts = (f"/proc/{os.getppid()}/cwd", os.environ.get("PWD", ""), "..")  # the first on Linux
-    folders = [Path(given), *(Path(s, *more) for more in ([], [given]) for s in starts)]
-    return next((f / "hooks" for f in folders if (f / "hooks/read_dataset.py").exists()), None)
-
-
-def read_data():
-    """Finds out what the data set is, for post_gen_project.py; says why it cannot be used."""
-    folder = reader()
-    if folder is None:
+def read_data() -> list[str]:
+    """Writes what the dataset is for post_gen_project.py; returns why it cannot be used."""
+    given = ANSWERS.get("_repo_dir", "")  # of the template; cruft does not name it
+    starts = [Path(s) for s in (f"/proc/{os.getppid()}/cwd", os.environ.get("PWD", ""), "..")]
+    places = [Path(given), *(p for s in starts for p in (s, s / given))]
+    found = [f for p in places for f in sorted(p.glob("*cookiecutter.project_slug*/d2_starter"))]
+    if not found:
         return [f"data {ANSWERS['data']!a}: cannot be read here; run cookiecutter from a clone"]
     sys.dont_write_bytecode = True
-    sys.path.insert(0, str(folder))
-    import read_dataset
+    sys.path.insert(0, str(found[0]))
+    from formats import Unusable, parse, project, scan  # the library's, of the standard library
 
     folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output
     try:
-        format, path = read_dataset.parse(ANSWERS["data"], folders)
-        if not path:
-            return []
-        found = read_dataset.read(path, format, folders)
-    except read_dataset.Unusable as error:
+        if parse(ANSWERS["data"], folders)[1]:
+            what = scan(ANSWERS["data"], folders)
+            new = project.Project.of(".", what)
+            new.write()
+            print("\n".join(project.describe(what, new)))
+    except Unusable as error:
         reason = str(error).removesuffix(".")
         return [f"data {ANSWERS['data']!a}: {reason}; without data of your own, type 'shapes'"]
-    Path("dataset.json").write_text(json.dumps(found), encoding="utf-8")
     return []
 
 

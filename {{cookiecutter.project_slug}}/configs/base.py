@@ -11,7 +11,10 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from d2_starter.formats.project import Project
 from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
+
+_data = Project.read(__file__)  # datasets.json, which tools/set_dataset.py writes
 
 train = model_zoo.get_config("common/train.py").train
 train.update(
@@ -49,15 +52,15 @@ dataloader = dict(
     # The arguments of detectron2's build_detection_train_loader, and a random subset.
     train=dict(
         dataset=L(get_detection_dataset_dicts)(
-            names=["{{ cookiecutter.__train }}"],
+            names=_data.names("train"),
             filter_empty=True,
         ),
         mapper=L(Mapper)(
             augmentations=[
                 L(T.ResizeShortestEdge)(
                     # Short side of the image, in pixels; one of these at random.
-                    short_edge_length=[{{ cookiecutter.__min_sizes }}],
-                    max_size={{ cookiecutter.__max_size }},
+                    short_edge_length=_data.sizes["train"],
+                    max_size=_data.sizes["max"],
                     sample_style="choice",
                 ),
                 L(T.RandomFlip)(),
@@ -73,9 +76,13 @@ dataloader = dict(
     ),
     # The data sets' metadata say how they are evaluated, see engine/evaluation.py.
     test=dict(
-        dataset=dict(names=["{{ cookiecutter.__val }}"]),
+        dataset=dict(names=_data.names("val")),
         mapper=L(Mapper)(
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length={{ cookiecutter.__min_size }}, max_size={{ cookiecutter.__max_size }})],
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length=_data.sizes["test"], max_size=_data.sizes["max"]
+                )
+            ],
             image_format="${dataloader.train.mapper.image_format}",
             use_masks="${dataloader.train.mapper.use_masks}",
             ground_truth=False,

@@ -2,12 +2,14 @@
 
 from detectron2 import model_zoo
 
+from d2_starter.formats.project import Project
+
 from .base import dataloader, lr_multiplier, optimizer, train
 
 model = model_zoo.get_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py").model
-dataloader.train.dataset.names = ["{{ cookiecutter.__panoptic_train }}"]
+dataloader.train.dataset.names = Project.read(__file__).names("train", "panoptic")
 dataloader.train.dataset.filter_empty = False
-dataloader.test.dataset.names = ["{{ cookiecutter.__panoptic_val }}"]
+dataloader.test.dataset.names = Project.read(__file__).names("val", "panoptic")
 train.init_checkpoint = (
     "detectron2://COCO-PanopticSegmentation/panoptic_fpn_R_50_3x/139514569/model_final_c10459.pkl"
 )

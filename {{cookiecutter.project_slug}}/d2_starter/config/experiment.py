@@ -1,6 +1,5 @@
 """Describes an experiment: what its config says, and what is built from it."""
 
-import copy
 import json
 import logging
 import math
@@ -170,16 +169,6 @@ class Experiment(ABC):
     def keypoint_sigmas(self) -> Iterable[float]:
         """Standard deviations of COCO's object keypoint similarity."""
 
-    @property
-    @abstractmethod
-    def anchor_sizes(self) -> list[float]:
-        """Sides of the anchors, in pixels of the model's input; empty if there are none."""
-
-    @property
-    @abstractmethod
-    def test_size(self) -> tuple[int, int]:
-        """Short side to which a test image is resized, and the most that the long side gets."""
-
     @abstractmethod
     def _build_model(self) -> nn.Module: ...
 
@@ -222,13 +211,6 @@ class Experiment(ABC):
         """The arguments of `EarlyStopping`."""
         names = ("metric", "mode", "patience", "min_delta", "warmup_evals")
         return {name: getattr(self, f"stop_{name}") for name in names}
-
-    def copy(self) -> "Experiment":
-        """Returns an experiment with a config of its own, which may be changed."""
-        other = copy.copy(self)
-        other.config = copy.deepcopy(self.config)
-        other._follows_data, other._train_arguments = False, None
-        return other
 
     def check(self):
         """Checks the values of keys.

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import sys
 from pathlib import Path
 
 import yaml
@@ -202,22 +201,6 @@ class LazyExperiment(Experiment):
         number = OmegaConf.select(self._roi_heads, "keypoint_head.num_keypoints", default=0)
         # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
         return [] if number in (0, 17) else [0.05] * number
-
-    @property
-    def anchor_sizes(self):
-        model = self.config.model
-        generator = model.get("proposal_generator", model).get("anchor_generator", {})
-        levels = generator.get("sizes", [])
-        return [
-            s for level in levels for s in (level if isinstance(level, ListConfig) else [level])
-        ]
-
-    @property
-    def test_size(self):
-        resize = self.config.dataloader.test.mapper.augmentations[0]
-        short = resize.get("short_edge_length", 0)
-        short = max(short) if isinstance(short, ListConfig) else short
-        return short, resize.get("max_size", sys.maxsize)
 
     def _build_model(self):
         return instantiate(self.config.model).to(self.device)

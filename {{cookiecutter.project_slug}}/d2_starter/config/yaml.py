@@ -107,9 +107,9 @@ class YamlExperiment(Experiment):
             raise ValueError(self._unknown(str(error.args[0]))) from error
         for iterations, epochs in self.EPOCHS.items():
             names = self.name_of(iterations), self.name_of(epochs)
-            if all(name in given for name in names):
+            if all(given.get(name, "None") not in ("None", "()", "[]") for name in names):
                 raise _contradiction("the command line", names, [given[name] for name in names])
-            if names[0] in given:
+            if names[0] in given:  # the command line wins over the file
                 setattr(self, epochs, getattr(type(self), epochs).default)
         sampler, ratio = self.config.DATALOADER.SAMPLER_TRAIN, self.train_subset_ratio
         if ratio < 1 and sampler not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
@@ -174,15 +174,6 @@ class YamlExperiment(Experiment):
     @property
     def keypoint_sigmas(self):
         return self.config.TEST.KEYPOINT_OKS_SIGMAS
-
-    @property
-    def anchor_sizes(self):
-        levels = self.config.MODEL.ANCHOR_GENERATOR.SIZES
-        return [size for level in levels for size in level]
-
-    @property
-    def test_size(self):
-        return self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST
 
     def _build_model(self):
         return build_model(self.config)

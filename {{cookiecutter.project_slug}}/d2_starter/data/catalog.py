@@ -11,7 +11,6 @@ import pickle
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -21,40 +20,23 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 
+from ..formats.problems import Problems
+from .records import complete
+
 # What takes longer to load is read from a cache next time, in $XDG_CACHE_HOME (default ~/.cache).
 CACHED_FROM = 1.0  # seconds
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # what images' names end with
-
 logger = logging.getLogger(__name__)
 
-_sources = {}  # name of a data set: its function, its files
-_recorded = {}  # name of a data set: its metadata, where its files may not be there
+_sources = {}  # name of a dataset: its function, its files, whether its records are complete
+_recorded = {}  # name of a dataset: the metadata that a run has recorded
+# name of a dataset: the problems that its format's reader has found in its files
+readable_problems: dict[str, Problems] = {}
 
 
 def datasets_root() -> Path:
-    """The folder of all data sets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
+    """The folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-
-
-def dataset_folder(name: str, elsewhere: str = "") -> Path:
-    """The folder `name` among all data sets; where there is none, `elsewhere`, if it is given."""
-    folder = datasets_root() / name
-    return Path(elsewhere) if elsewhere and not folder.exists() else folder
-
-
-def existing(path: Path, name: str) -> Path:
-    """
-    Raises:
-        FileNotFoundError: the path is not there; `name` is the data set that needs it.
-    """
-    if not path.exists():
-        raise FileNotFoundError(
-            f"data set '{name}' needs {path.absolute()}, which is not there. Put or link the data "
-            f"set's folder at {datasets_root() / name}, or say in data/dataset.py where its files "
-            "are."
-        )
-    return path
 
 
 @contextlib.contextmanager
@@ -77,29 +59,32 @@ def register(
     name: str,
     load: Callable[[], list[dict]],
     files: Callable[[], Iterable[Path]] | None = None,
+    is_complete: bool = False,
     **metadata,
 ):
-    """Registers a data set; again is harmless, and the last registration counts.
+    """Registers a dataset; again is harmless, and the last registration counts.
 
     Args:
         load: returns the dataset dicts. It is not called before someone asks for them.
         files: returns what it reads, files and folders of files. If it is given, and loading takes
             long, the result is cached until one of them, or the code in this folder, changes.
+        is_complete: whether the dataset dicts have all fields that they need; else what follows
+            from others is filled in, see records.py.
         metadata: what evaluation and drawing need: `evaluator_type`, `thing_classes`, ...
     """
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name)
     MetadataCatalog.get(name).set(**metadata)
-    _sources[name] = (load, files)
+    _sources[name] = (load, files, is_complete)
     DatasetCatalog.register(name, partial(_load, name))
 
 
 def adopt(name: str):
-    """Gives a data set that detectron2 has registered clean boxes and the cache.
+    """Gives a dataset that detectron2 has registered clean boxes and the cache.
 
     Raises:
-        KeyError: there is no such data set; the message has the nearest names.
+        KeyError: there is no such dataset; the message has the nearest names.
     """
     check_registered(name)
     if name not in _sources:
@@ -110,17 +95,21 @@ def adopt(name: str):
 
         def load_existing():
             for file in files:
-                existing(file, name)
+                if not file.exists():
+                    raise FileNotFoundError(
+                        f"dataset '{name}' needs {file.absolute()}, which is not there. Its place "
+                        "is in the folder that DETECTRON2_DATASETS names, or in datasets/."
+                    )
             return load()
 
-        register(name, load_existing, partial(list, files) if files else None, **metadata)
+        register(name, load_existing, partial(list, files) if files else None, True, **metadata)
 
 
 def load_uncleaned(name: str) -> list[dict]:
-    """The dataset dicts of a registered data set, with the boxes as they are in its files.
+    """The dataset dicts of a registered dataset, with the boxes as they are in its files.
 
     Raises:
-        KeyError: there is no such data set; the message has the nearest names.
+        KeyError: there is no such dataset; the message has the nearest names.
     """
     check_registered(name)
     return _sources[name][0]() if name in _sources else DatasetCatalog.get(name)
@@ -129,19 +118,22 @@ def load_uncleaned(name: str) -> list[dict]:
 def check_registered(name: str):
     """
     Raises:
-        KeyError: there is no such data set; the message has the nearest names.
+        KeyError: there is no such dataset; the message has the nearest names.
     """
     if name not in DatasetCatalog.list():
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.4)
+        base, _, kind = name.rpartition("_")
+        lacks = f"'{base}' has no {kind} ground truth, so that this config cannot be trained. "
         raise KeyError(
-            f"data set '{name}' is not registered. Nearest names: {', '.join(near) or 'none'}. "
-            "Data sets are registered in data/dataset.py and named in DATASETS.TRAIN and TEST."
+            f"dataset '{name}' is not registered. {lacks if base in DatasetCatalog.list() else ''}"
+            f"Nearest names: {', '.join(near) or 'none'}. Datasets come from datasets.json (see "
+            "tools/set_dataset.py) or data/dataset.py, and are named in DATASETS.TRAIN and TEST."
         )
 
 
 @contextlib.contextmanager
 def recorded_metadata(metadata: dict[str, dict]):
-    """Uses metadata, by data set, that a run has recorded: its files need not be there."""
+    """Uses metadata, by dataset, that a run has recorded: its files need not be there."""
     _recorded.update(metadata)
     try:
         yield
@@ -151,15 +143,15 @@ def recorded_metadata(metadata: dict[str, dict]):
 
 
 def get_metadata(name: str) -> Metadata:
-    """The metadata of a registered data set, with the names and colors of its classes.
+    """The metadata of a registered dataset, with the names and colors of its classes.
 
     Raises:
-        KeyError: there is no such data set; the message has the nearest names.
+        KeyError: there is no such dataset; the message has the nearest names.
     """
     check_registered(name)
     metadata = MetadataCatalog.get(name)
     if name in _recorded:
-        metadata.set(**_recorded[name])
+        vars(metadata).update(_recorded[name])  # `set` refuses classes that have changed since
     if name in _sources and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
         logging.disable(logging.WARNING)  # the loading that follows reports what it finds
         try:
@@ -175,25 +167,14 @@ def get_metadata(name: str) -> Metadata:
     return metadata
 
 
-def hold_out(dataset_dicts: list[dict], split: str, share: float) -> list[dict]:
-    """One of the splits, "train" or "val", of images that no file splits.
-
-    An image stays in its split when others are added: the name of its file decides.
-    """
-    if not share:
-        return dataset_dicts
-    return [
-        record
-        for record in dataset_dicts
-        if (split == "val") == (zlib.crc32(Path(record["file_name"]).name.encode()) < share * 2**32)
-    ]
-
-
-def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
+def clean_boxes(dataset_dicts: list[dict], examples: int = 3) -> tuple[list[dict], list[str]]:
     """Gives boxes as XYXY_ABS, clipped to their image, without those up to a pixel wide or high.
 
     Such boxes can make the losses NaN, and nothing can be found in them. Rotated boxes, and those
     of images of unknown size, are left as they are.
+
+    Args:
+        examples: how many of each kind are named.
 
     Returns:
         the dataset dicts, which are changed; and sentences on how many boxes were, and which.
@@ -215,7 +196,7 @@ def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
         record, annotation = next(o for o in owners if not _is_box(o[1]["bbox"]))
         raise ValueError(
             f"a box of {record['file_name']} is {annotation['bbox']!r}, which is not four numbers. "
-            "tools/check_dataset.py finds all that is wrong with a data set."
+            "tools/check_dataset.py finds all that is wrong with a dataset."
         ) from None
     is_xywh = [annotation["bbox_mode"] == BoxMode.XYWH_ABS for _, annotation in owners]
     boxes[is_xywh, 2:] += boxes[is_xywh, :2]
@@ -229,9 +210,11 @@ def clean_boxes(dataset_dicts: list[dict]) -> tuple[list[dict], list[str]]:
     reports = []
     for what, concerned in (("clipped to their image", is_clipped), ("dropped as empty", is_empty)):
         found = np.flatnonzero(concerned).tolist()
-        examples = [f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:3]]
+        texts = [
+            f"{owners[i][0]['file_name']} {boxes[i].round(1).tolist()}" for i in found[:examples]
+        ]
         if found:
-            listed = "; ".join([*examples, *(["..."] if found[3:] else [])])
+            listed = "; ".join([*texts, *(["..."] if found[examples:] else [])])
             reports.append(f"{len(found)} boxes {what}: {listed}")
     dropped = {id(owners[i][1]) for i in np.flatnonzero(is_empty).tolist()}
     for record in {id(owners[i][0]): owners[i][0] for i in np.flatnonzero(is_empty)}.values():
@@ -247,8 +230,8 @@ def _is_box(value):
 
 
 def _load(name, metadata_only=False) -> list[dict]:
-    """The dataset dicts of a data set, and its metadata set, from its files or the cache."""
-    load, files = _sources[name]
+    """The dataset dicts of a dataset, and its metadataset, from its files or the cache."""
+    load, files, is_complete = _sources[name]
     metadata = MetadataCatalog.get(name)
     key = files and _fingerprint(files)
     cached = key and _read_cache(_cache_file(name), key, metadata_only)
@@ -257,7 +240,10 @@ def _load(name, metadata_only=False) -> list[dict]:
         metadata.set(**found)
     else:
         before, start = metadata.as_dict().keys(), time.perf_counter()
-        dataset_dicts, reports = clean_boxes(load())
+        dataset_dicts = load()
+        if not is_complete:
+            complete(name, dataset_dicts, len(metadata.get("thing_classes") or ()))
+        dataset_dicts, reports = clean_boxes(dataset_dicts)
         if key and time.perf_counter() - start > CACHED_FROM:
             found = {k: v for k, v in metadata.as_dict().items() if k not in before}
             _write_cache(_cache_file(name), key, found, reports, dataset_dicts)
@@ -266,15 +252,24 @@ def _load(name, metadata_only=False) -> list[dict]:
     return dataset_dicts
 
 
+class _Unpickler(pickle.Unpickler):
+    """Reads data and nothing else: the cache may be a folder that others can write to."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("detectron2.structures.boxes", "BoxMode"):
+            return BoxMode
+        raise pickle.UnpicklingError(f"{module}.{name} is no data")
+
+
 def _read_cache(file, key, metadata_only):
     gc.disable()  # else it looks through the millions of objects again and again
     try:
         with open(file, "rb") as stream:
-            if pickle.load(stream) == key:
-                found = pickle.load(stream)
-                return (found, [], []) if metadata_only else (found, *pickle.load(stream))
+            if _Unpickler(stream).load() == key:
+                found = _Unpickler(stream).load()
+                return (found, [], []) if metadata_only else (found, *_Unpickler(stream).load())
     except (OSError, EOFError, pickle.UnpicklingError):
-        pass  # it is not there, or not whole
+        pass  # it is not there, not whole, or not ours
     finally:
         gc.enable()
     return None
@@ -289,7 +284,7 @@ def _write_cache(file, key, found, reports, dataset_dicts):
                 pickle.dump(part, stream, protocol=pickle.HIGHEST_PROTOCOL)
         temporary.replace(file)
     except OSError as error:  # it cannot be written here: it is loaded from its own files again
-        logger.info("Data set not cached: %s", error)
+        logger.info("Dataset not cached: %s", error)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -308,7 +303,8 @@ def _cache_file(name):
 def _fingerprint(files) -> str:
     """Changes when a file does, or the code that reads it."""
     digest = hashlib.sha256()
-    for code in sorted(Path(__file__).parent.glob("*.py")):
+    library = Path(__file__).parents[1]
+    for code in sorted([*library.glob("data/*.py"), *library.glob("formats/*.py")]):
         digest.update(code.read_bytes())
     for path in files():
         if path.is_dir():

@@ -16,10 +16,12 @@ from .catalog import cache_folder, made_whole
 IGNORED = 255  # the label of pixels that count for nothing
 
 
-def derived_label_maps(name: str, jobs: list[tuple], convert: Callable[..., np.ndarray]) -> Path:
-    """The folder of label maps made from other files, which are made if they are not there yet.
+def derived_label_maps(
+    name: str, jobs: list[tuple], convert: Callable[..., np.ndarray]
+) -> list[str]:
+    """Returns the label maps made from other files, which are made if they are not there yet.
 
-    They appear whole or not at all, in the cache, and are named like the files they are made from.
+    They appear in the cache, all at once, and are named like the files they are made from.
 
     Args:
         name: of the maps, one for each split and kind.
@@ -33,7 +35,7 @@ def derived_label_maps(name: str, jobs: list[tuple], convert: Callable[..., np.n
     if not folder.exists():
         with made_whole(folder) as temporary, Pool() as pool:
             pool.starmap(_write, [(temporary, convert, job) for job in jobs], chunksize=16)
-    return folder
+    return [str(folder / Path(job[0]).with_suffix(".png").name) for job in jobs]
 
 
 def _write(folder, convert, job):

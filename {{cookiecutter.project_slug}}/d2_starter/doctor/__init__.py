@@ -1,7 +1,8 @@
-"""Checks data sets: what would stop a training, spoil it, or is not as one may think.
+"""Checks datasets: what would stop a training, spoil it, or is not as one may think.
 
-findings.py lists all that can be found. reading.py reads data sets tolerantly, images.py looks at
-one image with its masks and its label map, annotations.py at all annotations at once.
+formats/problems.py and findings.py list all that can be found. The readers of formats/ are tolerant;
+images.py looks at one image with its masks and its label map, annotations.py at all annotations at
+once, pairs.py at two datasets. command.py is tools/check_dataset.py.
 """
 
 import gc
@@ -10,7 +11,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import combinations
 
 import numpy as np
 
@@ -22,15 +22,16 @@ from .annotations import (
     check_sizes,
     class_counts,
 )
-from .findings import Findings
 from .images import Job, check_image
+from .pairs import compare
 from .reading import Dataset, Model, Objects, read, read_model
 
 POWERS = -4, 20  # of two, the bounds of sizes that are told apart
 POOL_FROM = 200  # images; with fewer it takes longer to start other processes
-# Findings with which detectron2's loader of COCO files stops.
+# Findings with which detectron2's own loader of COCO files stops.
 STOP_LOADING = {"annotations-invalid", "annotation-id-duplicate", "category-unknown"}
-STOP_LOADING |= {"box-invalid", "mask-polygon", "mask-rle", "keypoints-invalid"}
+STOP_LOADING |= {"box-invalid", "box-missing", "mask-polygon", "mask-rle", "keypoints-invalid"}
+COCO_DETECTIONS, COCO_SMALL = 100, 32  # an image; side of an area, pixels
 
 
 def check(
@@ -39,10 +40,10 @@ def check(
     with_images: bool = True,
     track: Callable[[Iterable, int, str], Iterable] = lambda iterable, total, name: iterable,
 ) -> dict:
-    """Checks data sets, each and against each other.
+    """Checks datasets, each and against each other.
 
     Args:
-        names: registered data sets.
+        names: registered datasets.
         experiment: to check against its model.
         with_images: whether image files are read, and not only annotations.
         track: passes on an iterable, and shows its progress.
@@ -50,12 +51,13 @@ def check(
     Returns:
         what tools/check_dataset.py prints as JSON.
     """
-    model = read_model(experiment) if experiment else None
+    model = read_model(experiment) if experiment is not None else None
     reports, datasets = {}, []
     try:
         for name in names:
             dataset = read(name)
-            reports[name] = check_dataset(dataset, experiment, model, with_images, track)
+            reports[name] = check_dataset(dataset, model, with_images, track)
+            dataset.files = [record["file_name"] for record in dataset.records]
             dataset.records = []  # memory for the next one
             datasets.append(dataset)
     finally:
@@ -64,8 +66,8 @@ def check(
     return report | ({"model": model._asdict()} if model else {})
 
 
-def check_dataset(dataset: Dataset, experiment, model: Model | None, with_images, track) -> dict:
-    """The report on one data set; see `check`."""
+def check_dataset(dataset: Dataset, model: Model | None, with_images, track) -> dict:
+    """The report on one dataset; see `check`."""
     found = dataset.found
     report = {"images": len(dataset.records), "annotations": 0, "crowds": 0, "classes": {}}
     report |= {"images_with_class": {}, "object_sizes": {}}
@@ -81,8 +83,8 @@ def check_dataset(dataset: Dataset, experiment, model: Model | None, with_images
         sizes = check_sizes(objects, is_usable, model, found)
         labels = check_labels(dataset, results) if with_images else {}
         report |= _numbers(dataset, objects, sizes, labels, model.anchors if model else [])
-        if experiment and not dataset.error:
-            check_config(dataset, experiment)
+        report["coco_small"] = check_counts(dataset, objects, is_usable, sizes, model)
+        dataset.counts = report["classes"]
     if dataset.error and not STOP_LOADING & found.counts.keys():  # else it says it again
         found.add("not-loadable", dataset.error)
     return report | {"findings": found.as_list()}
@@ -145,6 +147,8 @@ def check_images(dataset: Dataset, objects: Objects, results: list):
             is_image = number is None
             what = record["file_name"] if is_image else objects.name(objects.starts[i] + number)
             dataset.found.add(check, f"{what}: {text}" if text else what)
+        if result.thumbnail:
+            dataset.thumbnails[record["file_name"]] = result.thumbnail
         content = result.content or os.path.abspath(record["file_name"])
         files = dataset.contents.setdefault(content, [])
         if record["file_name"] not in files:
@@ -170,44 +174,34 @@ def check_labels(dataset: Dataset, results: list) -> dict[str, int]:
     return {name: counts[i] for i, name in enumerate(dataset.stuff)}
 
 
-def check_config(dataset: Dataset, experiment):
-    """Reports numbers of classes that a config gives, though they follow from the dataset."""
-    experiment = experiment.copy()
-    experiment.train_names, experiment.test_names = (dataset.name,), ()
-    try:
-        experiment.follow_data()
-    except ValueError as error:
-        dataset.found.add("class-number", str(error))
+def check_counts(dataset, objects, is_usable, sizes, model) -> list[float]:
+    """Images with more objects than evaluations count, and objects that COCO calls small.
 
-
-def compare(datasets: list[Dataset]) -> Findings:
-    """Data sets that do not go together: other classes, or the same images."""
-    found = Findings()
-    for one, other in combinations([d for d in datasets if d.is_readable], 2):
-        for classes in ((one.things, other.things), (one.stuff, other.stuff)):
-            if classes[0] != classes[1]:
-                text = f"{one.name} and {other.name}: {_difference(*classes)}"
-                found.add("class-lists-differ", text)
-        shared = one.contents.keys() & other.contents.keys()
-        pairs = sorted((one.contents[c][0], other.contents[c][0]) for c in shared)
-        names = f"in {one.name} and {other.name}"
-        found.add_all("image-leak", pairs, lambda p, names=names: f"{' = '.join(p)}, {names}")
-    return found
-
-
-def _difference(one, other):
-    only = [[name for name in a if name not in b] for a, b in ((one, other), (other, one))]
-    if any(only):
-        texts = [", ".join(map(str, [*names[:5], "..."][: len(names)])) for names in only]
-        return " and ".join(
-            f"only the {which} has {text}"
-            for which, text in zip(("first", "second"), texts)
-            if text
+    Returns:
+        the share of small objects, as in the files, and as the model gets them; [] if there is none.
+    """
+    found, is_object = dataset.found, ~objects.is_crowd
+    numbers = np.bincount(objects.owners[is_object], minlength=len(dataset.records))
+    limit = min(COCO_DETECTIONS, model.detections if model else COCO_DETECTIONS)
+    found.add_all(
+        "objects-many",
+        np.flatnonzero(numbers > limit),
+        lambda i: f"{dataset.records[i]['file_name']}: {numbers[i]} objects, {limit} are counted",
+    )
+    rows = np.flatnonzero(is_usable & is_object)
+    if not len(rows):
+        return []
+    extents = objects.boxes[rows, 2:] - objects.boxes[rows, :2]
+    is_small = np.sqrt(extents.prod(axis=1)) < COCO_SMALL
+    resized = float((sizes < COCO_SMALL).mean())
+    if is_small.mean() > 0.5:
+        text = f" ({100 * resized:.0f} % once images are resized)" if model else ""
+        found.add_all(
+            "object-coco-small",
+            rows[is_small],
+            lambda i: f"{100 * is_small.mean():.0f} % of {dataset.name}{text}; {objects.box(i)}",
         )
-    if len(one) != len(other):
-        return f"they have {len(one)} and {len(other)} classes"
-    at = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
-    return f"the same names in another order: class {at} is '{one[at]}' and '{other[at]}'"
+    return [float(is_small.mean()), resized]
 
 
 def _numbers(dataset, objects, sizes, labels, anchors):

@@ -9,7 +9,7 @@ import numpy as np
 from .findings import Findings
 from .reading import Dataset, Model, Objects, as_xyxy, floats, listed
 
-# The format of boxes is judged over a data set: of at least so many boxes, such a share is wrong as
+# The format of boxes is judged over a dataset: of at least so many boxes, such a share is wrong as
 # declared, and such a share right in the other format.
 MODE_BOXES, MODE_WRONG, MODE_RIGHT = 10, 0.2, 0.99
 # A class is rare if it has less than this share of the most frequent one's objects, or fewer than
@@ -89,8 +89,13 @@ def check_boxes(objects: Objects, found: Findings) -> np.ndarray:
     return is_usable
 
 
-def _twins(objects, rows):
+def duplicates(objects: Objects) -> dict[int, int]:
     """{annotation: an earlier one of the same image and class, in almost the same place}."""
+    is_box = np.isfinite(objects.boxes).all(axis=1)
+    return _twins(objects, np.flatnonzero(is_box & ~objects.is_crowd))
+
+
+def _twins(objects, rows):
     ends = np.searchsorted(objects.owners[rows], objects.owners[rows], side="right")
     left, twins = np.arange(len(rows)), {}
     for distance in count(1):  # in the list of annotations

@@ -1,39 +1,36 @@
-"""Looks for mistakes in datasets: in images, boxes, masks, keypoints, classes and label maps.
-
-uv run tools/check_dataset.py shapes_train shapes_val
-uv run tools/check_dataset.py --config-file configs/smoke.yaml   # its datasets, and its anchors
-"""
+"""The command tools/check_dataset.py: what the doctor found, for people and for programs."""
 
 import argparse
 import json
 import math
 import sys
 import textwrap
+from pathlib import Path
 
 from tqdm import tqdm
 
 from ..data.catalog import check_registered
 from . import check
-from .findings import ERROR, headline
+from .findings import ERROR, Findings
+from .fix import write_fixed
 
 WIDTH = 100  # characters
 CLASSES = 10  # listed at each end, if there are many
 COLORS = {"error": "31", "warning": "33"}  # of terminals: red, yellow
 
 
-def main(load_experiment, register_datasets):
-    """Runs the command.
+def main(register_datasets, load_experiment, arguments: list[str] | None = None):
+    """Checks the datasets that are named on the command line, or those of a config.
 
     Args:
-        load_experiment: reads a config file.
-        register_datasets: registers the project's datasets.
+        register_datasets, load_experiment: the project's functions.
     """
     parser = argparse.ArgumentParser(
-        description=__doc__,
+        description="Looks for mistakes in datasets: in images, boxes, masks, keypoints, classes and"
+        " label maps.",
         epilog="The exit status is 0 if there are no errors, 1 if there are, 2 for wrong usage.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, as registered")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets, as registered")
     parser.add_argument(
         "--config-file", help="checks against its model too; without NAME: its datasets"
     )
@@ -41,11 +38,14 @@ def main(load_experiment, register_datasets):
     parser.add_argument(
         "--annotations-only", action="store_true", help="do not read the images; much faster"
     )
-    args = parser.parse_args()
+    parser.add_argument(
+        "--fix", metavar="FOLDER", help="write mended copies there, as COCO's JSON, and all changes"
+    )
+    args = parser.parse_args(arguments)
     if not args.names and not args.config_file:
-        parser.error("name a data set, or give a --config-file")
-    register_datasets()
+        parser.error("name a dataset, or give a --config-file")
     try:
+        register_datasets()
         experiment = load_experiment(args.config_file) if args.config_file else None
         names = args.names or (*experiment.train_names, *experiment.test_names)
         names = list(dict.fromkeys(names))
@@ -53,7 +53,10 @@ def main(load_experiment, register_datasets):
             check_registered(name)
     except (KeyError, ValueError) as error:
         parser.error(str(error.args[0]))
-
+    if args.fix:
+        for name in names:
+            print(write_fixed(name, Path(args.fix)))
+        return
     report = check(names, experiment, with_images=not args.annotations_only, track=track)
     found = [*report["findings"], *(f for d in report["datasets"].values() for f in d["findings"])]
     errors = sum(finding["severity"] == ERROR for finding in found)
@@ -68,7 +71,7 @@ def main(load_experiment, register_datasets):
 
 
 def track(iterable, total, name):
-    """A progress bar on stderr."""
+    """Shows a progress bar on stderr."""
     return tqdm(iterable, desc=name, total=total, unit="image")
 
 
@@ -79,15 +82,15 @@ def print_report(report: dict):
         heading += f"{numbered(dataset['annotations'], 'annotation')}{crowds}"
         print(f"{heading}\n{'=' * len(heading)}\n")
         print_classes(dataset)
-        print_sizes(dataset["object_sizes"], report.get("model"))
+        print_sizes(dataset, report.get("model"))
         print_findings(dataset["findings"])
     if report["findings"]:
-        print("Between data sets\n=================\n")
+        print("Between datasets\n================\n")
         print_findings(report["findings"])
 
 
 def print_classes(dataset: dict):
-    """A table: class, objects, images, share of the objects; the most frequent ones first."""
+    """Prints a table: class, objects, images, share; the most frequent ones first."""
     objects, images = dataset["classes"], dataset["images_with_class"]
     names = sorted(images, key=lambda name: (-objects.get(name, 0), -images[name]))
     total = sum(objects.values())
@@ -105,8 +108,9 @@ def print_classes(dataset: dict):
     print()
 
 
-def print_sizes(sizes: dict[str, int], model: dict | None):
-    """Bars of the numbers of objects by size; with a model, where its anchors are."""
+def print_sizes(dataset: dict, model: dict | None):
+    """Prints bars of the numbers of objects by size; with a model, where its anchors are."""
+    sizes = dataset["object_sizes"]
     if not sizes:
         return
     where = "as the model gets them" if model else "of the file"
@@ -117,6 +121,9 @@ def print_sizes(sizes: dict[str, int], model: dict | None):
         mark = f"  anchors {', '.join(f'{a:g}' for a in anchors)}" if anchors else ""
         bar = "#" * math.ceil(40 * count / max(sizes.values()))
         print(f"{name:>12}{count:>12,} {bar:<40}{mark}".rstrip())
+    if small := dataset.get("coco_small"):
+        resized = f", {100 * small[1]:.0f} % once images are resized" if model else ""
+        print(f"small for COCO (under 32 x 32 pixels): {100 * small[0]:.0f} %{resized}")
     print()
 
 
@@ -126,7 +133,7 @@ def print_findings(findings: list[dict]):
         label = severity.upper()
         if sys.stdout.isatty():
             label = f"\033[{COLORS[severity]}m{label}\033[0m"
-        print(f"{label} {finding['check']}: {headline(finding)}")
+        print(f"{label} {finding['check']}: {Findings().headline(finding)}")
         for example in finding["examples"]:
             print(wrapped(f"- {example}"))
         print(wrapped(f"Effect: {finding['effect']}"))

@@ -1,59 +1,42 @@
-"""What can be wrong with a data set: every check, its effect and its remedy.
+"""What can be wrong with a dataset: every check, its effect and its remedy.
 
 An error ends a training or an evaluation, or makes the model learn something wrong. With a warning
-they run, on less or other data than one may think.
+they run, on less or other data than one may think. What readers of files find is in
+formats/problems.py.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from ..formats.problems import CHECKS as READER_CHECKS
+from ..formats.problems import ERROR, WARNING, Check, Problems
 
-
-class Check(NamedTuple):
-    severity: str  # ERROR or WARNING
-    what: str  # reads on after the count: "3 boxes that ..."
-    effect: str
-    fix: str
-
-
-ERROR, WARNING = "error", "warning"
-EXAMPLES = 3  # of each finding
 COCO_COUNTS = "An evaluation that reads a COCO file itself still counts them as objects to find."
 
 CHECKS = {
-    # ---- The data set as a whole
+    # ---- The dataset as a whole
     "not-loadable": Check(
         ERROR,
-        "data sets that cannot be loaded",
+        "datasets that cannot be loaded",
         "Training and evaluation stop with this message.",
         "Do what the message says; the function that loads is registered in data/dataset.py.",
     ),
-    "annotations-invalid": Check(
-        ERROR,
-        "parts of the annotations missing or unreadable",
-        "Training and evaluation stop when they load the data set. These parts were not checked "
-        "further.",
-        "Add what is missing, or export the annotations again.",
-    ),
     "no-images": Check(
         ERROR,
-        "data sets without an image",
+        "datasets without an image",
         "There is nothing to train on or to evaluate.",
-        "See in data/dataset.py which files and which split are read.",
+        "See in datasets.json, or data/dataset.py, which files and which split are read.",
     ),
     "no-annotations": Check(
         ERROR,
         "images, all there are, without an object",
         "Training stops, since detectron2 leaves out images without objects; an evaluation has "
         "no AP.",
-        "See in data/dataset.py whether the right annotations are read.",
+        "See in datasets.json, or data/dataset.py, whether the right annotations are read.",
     ),
     # ---- Images
     "image-missing": Check(
         ERROR,
         "images without a file",
         "Training or evaluation stops when it comes to one of them.",
-        "Put the files there, correct the folder in data/dataset.py, or remove the images from the "
+        "Put the files there, run tools/set_dataset.py again, or remove the images from the "
         "annotations.",
     ),
     "image-empty": Check(
@@ -120,17 +103,10 @@ CHECKS = {
     ),
     "image-leak": Check(
         WARNING,
-        "images that are in two data sets",
+        "images that are in two datasets",
         "If one is for training and the other for evaluation, the metrics are too good: the model "
         "has seen the answers.",
         "Remove them from one of the two, and other pictures of the same scene with them.",
-    ),
-    "image-id-duplicate": Check(
-        ERROR,
-        "images with the id of another image",
-        "One takes the other's place, or its annotations: the model is trained and evaluated on "
-        "the boxes of another image.",
-        "Give each image an id of its own, also in its annotations.",
     ),
     "image-without-annotations": Check(
         WARNING,
@@ -140,36 +116,12 @@ CHECKS = {
         "Nothing, if they really show none. Else annotate them.",
     ),
     # ---- Annotations and their classes
-    "annotation-id-duplicate": Check(
-        ERROR,
-        "annotations with the id of another annotation",
-        "Loading the file stops: detectron2 wants each annotation to have an id of its own.",
-        "Number the annotations anew.",
-    ),
-    "annotation-without-image": Check(
-        WARNING,
-        "annotations of an image that is not in the file",
-        "They are left out.",
-        "Add the images, or remove these annotations.",
-    ),
-    "category-unknown": Check(
-        ERROR,
-        "annotations of a class that is not in the list of classes",
-        "Loading or training stops, or learns a wrong class.",
-        "Add the class to the list (in a COCO file: categories), or correct the annotations.",
-    ),
     "class-without-objects": Check(
         WARNING,
         "classes without an object",
         "In training: the model never learns them. In a test set: they have no AP, and the mean is "
         "over the others.",
         "Annotate some, or remove the classes. Small splits: divide the images anew.",
-    ),
-    "class-duplicate-name": Check(
-        WARNING,
-        "class names that are there twice",
-        "The model learns to tell apart what has one name; results by class mix them up.",
-        "Make them one class, or rename one.",
     ),
     "class-imbalance": Check(
         WARNING,
@@ -180,24 +132,18 @@ CHECKS = {
     ),
     "class-lists-differ": Check(
         ERROR,
-        "pairs of data sets with different lists of classes",
+        "pairs of datasets with different lists of classes",
         "The model's outputs would mean other classes in each: training refuses to use them "
         "together.",
         "Give both the same classes in the same order (in COCO files: by id).",
     ),
     "class-number": Check(
         ERROR,
-        "numbers in the config file that the data set contradicts",
+        "numbers in the config file that the dataset contradicts",
         "Training refuses to start.",
-        "Remove the number from the config: it follows from the data set.",
+        "Remove the number from the config: it follows from the dataset.",
     ),
     # ---- Boxes
-    "box-invalid": Check(
-        ERROR,
-        "boxes that are not four finite numbers with a bbox_mode",
-        "Loading or training stops, or the losses become NaN.",
-        "Correct or remove these annotations.",
-    ),
     "box-mode": Check(
         ERROR,
         "boxes that only make sense in the other format",
@@ -255,13 +201,6 @@ CHECKS = {
         ", or smaller images.",
     ),
     # ---- Masks
-    "mask-polygon": Check(
-        ERROR,
-        "masks with a polygon that is none: fewer than three points, or half a point",
-        "From COCO files such polygons are left out, and the object with its last one; from other "
-        "formats training stops. An evaluation of masks stops.",
-        "Remove these polygons; draw the masks again that have no other.",
-    ),
     "mask-rle": Check(
         ERROR,
         "masks in run-length encoding that do not fit their image",
@@ -372,50 +311,45 @@ CHECKS = {
         "In training: the model never learns them. In a test set: they have no IoU.",
         "Nothing, if that is so. Else see whether the numbers in the maps are the right ones.",
     ),
+    # ---- Since users lose days over them
+    "objects-many": Check(
+        WARNING,
+        "images with more objects than an evaluation counts detections",
+        "COCO's AP counts 100 detections an image, and a model gives TEST.DETECTIONS_PER_IMAGE at "
+        "most: the AP stays below 100 whatever the model finds.",
+        "Raise TEST.DETECTIONS_PER_IMAGE (in a lazy config: test_topk_per_image), or cut the images "
+        "into tiles.",
+    ),
+    "object-coco-small": Check(
+        WARNING,
+        "objects, more than half of all, that COCO calls small: under 32 x 32 pixels",
+        "AP is mostly APs, the lowest of the three; APm and APl are of few objects.",
+        "Compare runs by AP50 and APs. Enlarge the images (INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST).",
+    ),
+    "image-near-duplicate": Check(
+        WARNING,
+        "images almost the same as one in another dataset: encoded again, or resized",
+        "If one is for training and the other for evaluation, the metrics are too good.",
+        "Look at the pairs; keep both of a pair in the same split.",
+    ),
+    "split-sequence": Check(
+        WARNING,
+        "videos or bursts, by the names of files, that are in two datasets",
+        "Neighbouring frames are almost the same image: the metrics are too good.",
+        "Divide by video, and not by image.",
+    ),
+    "class-only-elsewhere": Check(
+        WARNING,
+        "classes with objects in one dataset and none in the first one",
+        "Where the first is for training, the model cannot find them: their AP is 0.",
+        "Divide the images anew, so that each class is in both.",
+    ),
 }
 
-SINGULAR = {"boxes": "box", "classes": "class"}
+CHECKS = READER_CHECKS | CHECKS
 
 
-class Findings:
-    """Counts what is found, and keeps the first examples of it."""
+class Findings(Problems):
+    """Problems that readers find, and those that the doctor finds."""
 
-    def __init__(self):
-        self.counts = Counter()
-        self.examples = defaultdict(list)
-
-    def add(self, check: str, example: str):
-        self.add_all(check, [example], str)
-
-    def add_all(self, check: str, culprits: Iterable, describe: Callable[..., str]):
-        """Adds many of a kind; `describe` makes the example of one."""
-        culprits = list(culprits)
-        if culprits:
-            self.counts[check] += len(culprits)
-            missing = EXAMPLES - len(self.examples[check])
-            self.examples[check] += map(describe, culprits[:missing])
-
-    def as_list(self) -> list[dict]:
-        """The findings, errors first, in the order of `CHECKS`."""
-        found = [
-            {
-                "check": name,
-                "severity": check.severity,
-                "count": self.counts[name],
-                "examples": self.examples[name],
-                "effect": check.effect,
-                "fix": check.fix,
-            }
-            for name, check in CHECKS.items()
-            if self.counts[name]
-        ]
-        return sorted(found, key=lambda finding: finding["severity"] != ERROR)
-
-
-def headline(finding: dict) -> str:
-    """ "3 boxes up to one pixel wide or high" """
-    noun, _, rest = CHECKS[finding["check"]].what.partition(" ")
-    count = finding["count"]
-    if count == 1:
-        noun = SINGULAR.get(noun, noun.removesuffix("s"))
-    return f"{count:,} {noun} {rest}"
+    checks = CHECKS

@@ -11,7 +11,10 @@ import pycocotools.mask as mask_util
 import shapely
 from PIL import Image
 
+from ..formats.rle import decode
+
 ORIENTATION = 0x0112  # EXIF: how a camera was held; 2 to 4 turn or mirror, 5 to 8 also swap sides
+SIDE = 16  # of thumbnails, pixels
 UNKNOWN = (math.nan,) * 4
 
 
@@ -31,44 +34,47 @@ class Result(NamedTuple):
     content: str | None  # equal if the pixels are equal; None: there are none
     bounds: list[tuple[float, ...]]  # of each mask, XYXY; NaN where it has none
     labels: list[int]  # values that are in the label map
+    thumbnail: bytes | None = None  # SIDE x SIDE gray pixels, to find images that look alike
 
 
 def check_image(job: Job) -> Result:
     """Checks all that a job asks for. It raises nothing, whatever the files are like."""
-    problems, content, labels = [], None, []
+    problems, content, labels, thumbnail = [], None, [], None
     if job.file is not None:
-        content, size = _check_file(job, problems)
+        content, size, thumbnail = _check_file(job, problems)
         if job.label_map is not None:
             labels = _check_label_map(job, size or job.size, problems)
     bounds = [_check_mask(number, mask, job.size, problems) for number, mask in job.masks]
-    return Result(problems, content, bounds, labels)
+    return Result(problems, content, bounds, labels, thumbnail)
 
 
 def _check_file(job, problems):
-    """A hash of the pixels, and the upright image's (width, height); None and None without."""
+    """A hash of the pixels, the upright image's (width, height), a thumbnail; None without."""
     if not os.path.isfile(job.file):
         problems.append(("image-missing", None, ""))
-        return None, None
+        return None, None, None
     if not os.path.getsize(job.file):
         problems.append(("image-empty", None, ""))
-        return None, None
+        return None, None, None
     check = "image-unreadable"
     try:
         with Image.open(job.file) as image:
             check = "image-truncated"
             image.load()
             orientation = _orientation(image)
-            pixels = image.convert("RGB").tobytes()
+            pixels = image.convert("RGB")
+            thumbnail = pixels.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+            pixels = pixels.tobytes()
     except Exception as error:  # Pillow has many kinds, and so has training
         problems.append((check, None, str(error).replace(job.file, "it")))
-        return None, None
+        return None, None, None
     if image.mode[0] in "IF":
         problems.append(("image-16-bit", None, f"Pillow calls its pixels {image.mode}"))
     upright = image.size[::-1] if orientation >= 5 else image.size
     _check_size(job.size, image.size, upright, orientation, problems)
     content = hashlib.blake2b(pixels, digest_size=16)
     content.update(repr((image.size, orientation)).encode())
-    return content.hexdigest(), upright
+    return content.hexdigest(), upright, thumbnail
 
 
 def _check_size(annotated, unturned, upright, orientation, problems):
@@ -150,7 +156,7 @@ def _check_rle(rle, size):
         return "mask-rle", text, UNKNOWN
     try:
         counts = rle["counts"]
-        runs = list(counts) if isinstance(counts, (list, tuple)) else _decode(counts)
+        runs = list(counts) if isinstance(counts, (list, tuple)) else decode(counts)
         if not all(isinstance(run, int) and run >= 0 for run in runs):
             raise ValueError("they are not all whole numbers from 0 up")
         if sum(runs) != math.prod(height_width):
@@ -164,26 +170,6 @@ def _check_rle(rle, size):
         return "mask-empty", "its run-length encoding has no pixel", UNKNOWN
     x, y, width, height = mask_util.toBbox(rle).tolist()
     return None, "", (x, y, x + width, y + height)
-
-
-def _decode(counts: str | bytes) -> list[int]:
-    """The runs that COCO's compressed counts stand for: five bits a character, differences."""
-    runs, value, shift = [], 0, 0
-    for character in counts.encode() if isinstance(counts, str) else counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"there is a character {chr(character)!r}")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value, shift = 0, 0
-    if shift:
-        raise ValueError("the last number is cut off")
-    return runs
 
 
 def _text(size):

@@ -1,24 +1,26 @@
-"""Data sets as their files have them, mistakes and all."""
+"""Datasets as their files have them, mistakes and all."""
 
 import gc
-import json
 import math
 import os
-from collections import defaultdict
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from torch import nn
 
-from ..catalog import load_uncleaned
+from ..data.catalog import load_uncleaned, readable_problems
+from ..data.records import problems_of
+from ..formats import coco, lvis
+from ..formats.base import Split, number
+from ..formats.files import Tree
 from .findings import Findings
 
-# What values in files must be; ids and others: numbers or texts.
-TYPES = {"file_name": (str, os.PathLike), "coco_url": str, "name": str}
-TYPES |= dict.fromkeys(("height", "width"), (int, float))
 MODES = {mode: int(mode) for mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)}
 
 
@@ -30,6 +32,7 @@ class Model(NamedTuple):
     long_side: int  # at most
     masks: bool
     keypoints: bool
+    detections: int = 100  # of an image, at most
 
 
 @dataclass
@@ -44,6 +47,9 @@ class Dataset:
     error: str = ""  # what loading it raised
     found: Findings = field(default_factory=Findings)
     contents: dict = field(default_factory=dict)  # pixels of an image: the files that have them
+    files: list[str] = field(default_factory=list)  # names of all images
+    thumbnails: dict = field(default_factory=dict)  # file: small gray pixels
+    counts: dict = field(default_factory=dict)  # class: objects
 
     @property
     def things(self) -> list[str]:
@@ -52,20 +58,35 @@ class Dataset:
 
 
 def read_model(experiment) -> Model:
-    """Returns the anchors, the size of images and the heads of an experiment's model."""
-    short, long = experiment.test_size
-    return Model(
-        sorted(experiment.anchor_sizes),
-        short,
-        long,
-        experiment.uses_masks,
-        experiment.uses_keypoints,
+    """Reads the anchors, the size of images and the heads off the model of an experiment."""
+    model = experiment.build_model()
+    generators = [m for m in model.modules() if hasattr(m, "cell_anchors")]
+    anchors = {
+        round(math.sqrt(max(0, (x1 - x0) * (y1 - y0))), 3)
+        for generator in generators
+        for level in generator.cell_anchors
+        for x0, y0, x1, y1 in (row[:4] for row in level.tolist())
+    }
+    heads = getattr(model, "roi_heads", nn.Identity())
+    predictor = getattr(heads, "box_predictor", None)
+    if isinstance(predictor, nn.ModuleList):
+        predictor = predictor[-1]
+    detections = getattr(predictor, "test_topk_per_image", 0) or getattr(
+        model, "max_detections_per_image", 100
     )
+    short, long = 0, sys.maxsize
+    for augmentation in getattr(experiment.build_mapper(False).augmentations, "augs", ()):
+        if isinstance(augmentation, T.ResizeShortestEdge):
+            short, long = max(augmentation.short_edge_length), augmentation.max_size
+    masks, keypoints = (bool(getattr(heads, f"{w}_on", False)) for w in ("mask", "keypoint"))
+    return Model(sorted(anchors), short, long, masks, keypoints, detections)
 
 
 def read(name: str) -> Dataset:
-    """A data set as its files have it. What cannot be read is a finding, not an exception."""
+    """Reads a dataset as its files have it. What cannot be read is a finding, not an exception."""
     dataset, loaded = Dataset(name), None
+    metadata = MetadataCatalog.get(name)
+    readable_problems.pop(name, None)
     gc.disable()  # else it looks through millions of annotations again and again
     try:
         loaded = load_uncleaned(name)
@@ -73,131 +94,66 @@ def read(name: str) -> Dataset:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         dataset.error = f"{name}: {type(error).__name__}: {text}"
     gc.disable()  # loading from the cache enables it
-    metadata = MetadataCatalog.get(name)
     dataset.stuff = list(metadata.get("stuff_classes") or ())
     dataset.ignore_label = metadata.get("ignore_label", 255)
     dataset.keypoints = metadata.get("keypoint_names")
-    json_file = metadata.get("json_file")
-    if metadata.get("evaluator_type") in ("coco", "lvis") and os.path.isfile(json_file or ""):
-        # detectron2 stops at the first mistake in these files, and leaves out others silently. What
-        # is loaded may be one split of the file's images.
-        files = {record["image_id"]: record["file_name"] for record in loaded or ()}
-        loaded = None  # memory
-        _read_coco(dataset, json_file, metadata, files)
-    elif not dataset.error and not isinstance(loaded, list):
+    classes = list(metadata.get("thing_classes") or ())
+    is_own = name in readable_problems  # read by the readers of formats/
+    if is_own:
+        dataset.found.update(readable_problems[name])
+    elif metadata.get("evaluator_type") in ("coco", "lvis") and _file(metadata):
+        # detectron2 stops at the first mistake in these files, and leaves out others silently.
+        try:
+            loaded, classes = _read_file(dataset, metadata), None
+        except ValueError as error:
+            return dataset.found.add("annotations-invalid", str(error)) or dataset
+    if loaded is None:
+        return dataset
+    if not isinstance(loaded, list):
         dataset.error = f"{name}: its function returned {type(loaded).__name__}, not a list"
-    elif not dataset.error:
-        records = _complete(loaded, ["file_name"], "image", name, dataset.found)
-        dataset.records = [{**r, "file_name": os.fspath(r["file_name"])} for r in records]
-        dataset.is_readable = True
-        dataset.classes = dict(enumerate(metadata.get("thing_classes") or ()))
+        return dataset
+    dataset.records = loaded if is_own else _complete(loaded, dataset.found)
+    dataset.is_readable = True
+    if classes is not None:
+        dataset.classes = dict(enumerate(classes))
     return dataset
 
 
-def _read_coco(dataset, file, metadata, image_files):
-    found = dataset.found
-    try:
-        with open(file, "rb") as stream:
-            content = json.load(stream)
-    except (OSError, ValueError) as error:
-        return found.add("annotations-invalid", f"{file}: {error}")
-    keys = ("images", "annotations", "categories")
-    lists = [content.get(key) if isinstance(content, dict) else None for key in keys]
-    missing = [key for key, those in zip(keys, lists) if not isinstance(those, list)]
-    if missing:
-        return found.add_all(
-            "annotations-invalid", missing, lambda key: f"{file} has no list of {key}"
-        )
-    name = "coco_url" if metadata.evaluator_type == "lvis" else "file_name"
-    needed = (("id", name, "height", "width"), ("id", "image_id", "category_id"), ("id", "name"))
-    images, annotations, categories = (
-        _complete(entries, keys, kind, file, found)
-        for entries, keys, kind in zip(lists, needed, ("image", "annotation", "category"))
+def _file(metadata):
+    return os.path.isfile(metadata.get("json_file") or "")
+
+
+def _read_file(dataset, metadata):
+    """Reads the records of a COCO or LVIS file that detectron2 would read."""
+    file, root = (
+        metadata.json_file,
+        metadata.get("image_root") or os.path.dirname(metadata.json_file),
     )
-    categories.sort(key=lambda category: (isinstance(category["id"], str), category["id"]))
-    dataset.classes = {category["id"]: category["name"] for category in categories}
-    _read_keypoint_names(dataset, categories)
-    by_id = {image["id"]: image for image in images}
-    found.add_all(
-        "image-id-duplicate",
-        _repeated(images),
-        lambda pair: f"{file}: id {pair[0]['id']} of {pair[0][name]} and of {pair[1][name]}",
-    )
-    found.add_all(
-        "annotation-id-duplicate",
-        _repeated(annotations),
-        lambda pair: (
-            f"{file}: id {pair[0]['id']}, in images {pair[0]['image_id']} and {pair[1]['image_id']}"
-        ),
-    )
-
-    objects = defaultdict(list)
-    for annotation in annotations:
-        annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        objects[annotation["image_id"]].append(annotation)
-    found.add_all(
-        "annotation-without-image",
-        [annotation for annotation in annotations if annotation["image_id"] not in by_id],
-        lambda a: f"{file}, annotation {a['id']}: image_id {a['image_id']}",
-    )
-    dataset.records = [
-        {
-            "file_name": image_files.get(image_id) or _image_file(metadata, image[name]),
-            "image_id": image_id,
-            "height": image["height"],
-            "width": image["width"],
-            "annotations": objects.get(image_id, []),
-        }
-        for image_id, image in by_id.items()
-        if not image_files or image_id in image_files
-    ]
-    dataset.is_readable = True
+    tree = Tree(root)
+    split = Split(tree, {"annotations": tree.relative(file), "images": ""})
+    (lvis if metadata.evaluator_type == "lvis" else coco).read(split)
+    split.finish()
+    number(split, split.classes, split.keypoints)
+    dataset.classes = dict(enumerate(split.classes))
+    dataset.keypoints = dataset.keypoints or split.keypoints or None
+    dataset.found.update(split.problems)
+    return split.records
 
 
-def _complete(entries, keys, kind, file, found):
-    """The entries that have all keys, of the right types. The others are findings."""
-    types = [(key, TYPES.get(key, (int, str))) for key in keys]
-    is_complete = [
-        isinstance(entry, dict) and all(isinstance(entry.get(key), type_) for key, type_ in types)
-        for entry in entries
-    ]
-
-    def describe(i):
-        entry = entries[i] if isinstance(entries[i], dict) else {}
-        key = next(key for key, type_ in types if not isinstance(entry.get(key), type_))
-        text = f"the {key} {str(entry[key])[:40]!r}" if key in entry else f"no {key}"
-        return f"{file}: {kind} number {i + 1} has {text}"
-
-    incomplete = np.flatnonzero(~np.array(is_complete, dtype=bool))
-    found.add_all("annotations-invalid", incomplete, describe)
-    return [entry for entry, complete in zip(entries, is_complete) if complete]
-
-
-def _repeated(entries):
-    """Pairs of the first entry with an id and another one."""
-    first = {}
-    return [(first[e["id"]], e) for e in entries if first.setdefault(e["id"], e) is not e]
-
-
-def _image_file(metadata, name):
-    # LVIS has addresses, whose last two parts are the folder of the split and the file.
-    parts = name.split("/")[-2:] if metadata.evaluator_type == "lvis" else [name]
-    return os.path.join(metadata.get("image_root", ""), *parts)
-
-
-def _read_keypoint_names(dataset, categories):
-    for category in categories:
-        names = category.get("keypoints")
-        names = names if isinstance(names, list) else None
-        if names and dataset.keypoints is None:
-            dataset.keypoints = names
-        if names and list(names) != list(dataset.keypoints):
-            text = f"'{category['name']}' has {names}, the metadata {dataset.keypoints}"
-            dataset.found.add("keypoints-names", f"{dataset.name}: {text}")
+def _complete(records, found):
+    """Returns the records that have all that is needed; the others are findings."""
+    whole = []
+    for index, record in enumerate(records):
+        problems = [p for p in problems_of(record, index, 0) if ", annotation " not in p[0]]
+        for where, what, text in problems:
+            found.add("annotations-invalid", f"{where}: {what} {text}")
+        usable = isinstance(record, dict) and isinstance(record.get("file_name"), str)
+        whole += [record] * (usable and all("'width'" in what for _, what, _ in problems))
+    return whole
 
 
 class Objects:
-    """The annotations of a data set as arrays; there are N.
+    """The annotations of a dataset as arrays; there are N.
 
     Attributes:
         annotations: list of N dicts

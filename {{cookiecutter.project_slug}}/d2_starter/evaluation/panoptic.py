@@ -65,10 +65,10 @@ class PanopticEvaluator(DatasetEvaluator):
         pairs = np.stack([true.ravel(), predicted.ravel()], axis=1)
         pairs, pixels = np.unique(pairs, axis=0, return_counts=True)
         overlap = dict(zip(map(tuple, pairs.tolist()), pixels))
-        crowds = {s["category_id"]: s["id"] for s in segments if s["iscrowd"]}
+        crowds = {s["category_id"]: s["id"] for s in segments if s.get("iscrowd")}
         matched = set()
         for segment in segments:
-            if segment["iscrowd"]:
+            if segment.get("iscrowd"):
                 continue
             counts = self._counts[segment["category_id"]]
             for prediction, category in categories.items():

@@ -1,77 +1,63 @@
-"""Cityscapes, from its PNGs, without cityscapesscripts.
+"""Cityscapes: street scenes with masks of 8 classes and a class of 19 for each pixel.
 
 detectron2's loader of its instances imports a package that nobody has, at the commit of
-pyproject.toml; that of its label maps needs files that are not in the download.
+pyproject.toml; that of its label maps needs files that are not in the download. data/label_maps.py
+makes both from the PNGs.
 """
 
-from multiprocessing import Pool
-from pathlib import Path
+import os
 
-import numpy as np
-from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
-from PIL import Image
+from .base import Sources, Split, split_of
+from .files import Tree, plain, read_json
+from .problems import Unusable
 
-from ..data.catalog import existing
-from ..data.label_maps import IGNORED, derived_label_maps, segments_to_annotations
-
-CLASSES = [c for c in CITYSCAPES_CATEGORIES if c["trainId"] != IGNORED]
-THINGS = [c for c in CLASSES if c["isthing"]]
-# The id of an instance is its class * 1000 + a number; that of a group of them, just the class.
-FACTOR = 1000
+NEEDS = "leftImg8bit/ and gtFine/"
+THINGS = "person rider car truck bus train motorcycle bicycle".split()
+STUFF = """road sidewalk building wall fence pole traffic_light traffic_sign vegetation terrain
+    sky""".split()
+CLASSES = [name.replace("_", " ") for name in STUFF] + THINGS
 
 
-def load_instances(name: str, images: Path, labels: Path) -> list[dict]:
-    """The dataset dicts, masks as RLE; groups of objects that cannot be told apart are left out.
-
-    Args:
-        name: of the data set, for messages.
-        images, labels: folders of the cities' folders.
-    """
-    with Pool() as pool:
-        return pool.starmap(_read_instances, _files(name, images, labels), chunksize=8)
-
-
-def load_semantic(name: str, images: Path, labels: Path) -> list[dict]:
-    """The dataset dicts with label maps of `CLASSES`, which are made on first use."""
-    files = _files(name, images, labels)
-    maps = derived_label_maps(
-        f"{name}_semantic", [(f"{stem}_labelIds.png",) for _, stem in files], _label_map
-    )
-    return [
-        {"file_name": image, "sem_seg_file_name": str(maps / Path(f"{stem}_labelIds.png").name)}
-        for image, stem in files
-    ]
+def find(tree: Tree) -> Sources:
+    found: Sources = {}
+    if not tree.given and {"leftImg8bit", "gtFine"} <= set(tree.listed("")[1]):
+        for name in tree.listed("gtFine")[1]:
+            if split_of(name) and name in tree.listed("leftImg8bit")[1]:
+                source = {"labels": f"gtFine/{name}", "images": f"leftImg8bit/{name}"}
+                found.setdefault(split_of(name), []).append(source)
+    return found
 
 
-def _files(name, images, labels):
-    """Pairs of an image and what the names of its annotations start with."""
-    found = sorted(existing(images, name).glob("*/*_leftImg8bit.png"))
-    existing(labels, name)
-    return [
-        (str(p), str(labels / p.parent.name / p.name.replace("_leftImg8bit.png", "_gtFine")))
-        for p in found
-    ]
+def read(split: Split):
+    """Reads the images; for a scan the polygons too. Those of test have none of the classes."""
+    labels, images = split.source["labels"], split.source["images"]
+    split.classes, split.stuff = list(THINGS), list(CLASSES)
+    split.tasks = {"boxes", "masks", "semantic"}
+    for folder in split.tree.folders(images):
+        for name in split.tree.names(folder):
+            if not name.endswith("_leftImg8bit.png"):
+                continue
+            city = os.path.relpath(folder, images)
+            base = f"{labels}/{city}/{name.removesuffix('_leftImg8bit.png')}_gtFine"
+            file = split.tree.path(f"{folder}/{name}")
+            record = split.add_image(file, name.removesuffix(".png"), 2048, 1024)
+            record["labels"] = split.tree.path(base)
+            if split.is_light:
+                _add_objects(split, record, split.tree.path(f"{base}_polygons.json"))
 
 
-def _read_instances(image, stem):
-    segments = np.asarray(Image.open(f"{stem}_instanceIds.png")).astype(np.int64)
-    classes = {category["id"]: index for index, category in enumerate(THINGS)}
-    instances = {
-        segment: classes[segment // FACTOR]
-        for segment in np.unique(segments).tolist()
-        if segment // FACTOR in classes
-    }
-    return {
-        "file_name": image,
-        "image_id": Path(image).stem,
-        "height": segments.shape[0],
-        "width": segments.shape[1],
-        "annotations": segments_to_annotations(segments, instances),
-    }
-
-
-def _label_map(file):
-    table = np.full(256, IGNORED, dtype=np.uint8)
-    for category in CLASSES:
-        table[category["id"]] = category["trainId"]
-    return table[np.asarray(Image.open(file))]
+def _add_objects(split, record, file):
+    try:
+        data = read_json(file)
+        record |= {"width": int(data["imgWidth"]), "height": int(data["imgHeight"])}
+        for thing in data["objects"]:
+            if thing["label"] in THINGS:
+                polygon = [float(value) for point in thing["polygon"] for value in point]
+                split.add_object(record, thing["label"], polygons=[polygon])
+    except FileNotFoundError:
+        split.problems.add("labels-missing", file)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        if isinstance(error, Unusable):
+            raise
+        text = f"{file!a} is not one of Cityscapes' polygon files ({plain(error)})"
+        raise Unusable(text) from None

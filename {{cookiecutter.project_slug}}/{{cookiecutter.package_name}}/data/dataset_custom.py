@@ -1,4 +1,4 @@
-"""The project's data sets: what they are called and how they are read.
+"""The project's datasets: what they are called and how they are read.
 
 This one works, on a table of six objects in three of the generated pictures. Put your own class
 names into CLASSES and your own reading into `load`.
@@ -9,9 +9,10 @@ from functools import partial
 from detectron2.structures import BoxMode
 
 from d2_starter.data.catalog import register
+from d2_starter.data.datasets import register_project
 from d2_starter.data.shapes import make_shapes, register_shapes
 
-NAME = "{{ cookiecutter.__dataset }}"
+NAME = "my_dataset"
 SPLITS = ("train", "val")
 CLASSES = ("circle", "square", "triangle")  # the order gives the category ids
 EXAMPLE = {  # file name, class, and the corners of the box: x0, y0, x1, y1
@@ -29,8 +30,9 @@ EXAMPLE = {  # file name, class, and the corners of the box: x0, y0, x1, y1
 
 
 def register_datasets():
-    """Registers every data set of the project. Nothing is read before it is asked for."""
-    register_shapes()  # generated; configs/smoke.{{ cookiecutter.__suffix }} and the tests train on it
+    """Registers every dataset of the project. Nothing is read before it is asked for."""
+    register_shapes()  # generated; the smoke config and the tests train on it
+    register_project(__file__)  # those of datasets.json, if tools/set_dataset.py wrote some
     for split in SPLITS:
         name = f"{NAME}_{split}"
         register(name, partial(load, split), evaluator_type="coco", thing_classes=list(CLASSES))
@@ -41,8 +43,8 @@ def load(split: str) -> list[dict]:
 
         {
             "file_name": "path/to/image.jpg",
-            "image_id": "image",            # unique within the split
-            "height": 480, "width": 640,    # pixels
+            "image_id": "image",            # unique within the split; default: the file's name
+            "height": 480, "width": 640,    # pixels; default: read from the file
             "annotations": [                # one an object; an empty list if there is none
                 {
                     "bbox": [x0, y0, x1, y1],             # pixels
