@@ -137,4 +137,3 @@ def test_packed_file_has_no_paths(run, tmp_path):
     torch.save(content, file)
     unpack(file, tmp_path / "a" / "b")
     assert not (tmp_path / "a" / "outside.txt").exists()
-

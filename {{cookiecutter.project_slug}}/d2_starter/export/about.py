@@ -22,7 +22,9 @@ def project_facts(load_experiment: Callable) -> dict[str, str]:
     root = project_root(load_experiment)
     if root is None:
         return {}
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get(
+        "project", {}
+    )
     facts = {"project": project.get("name", root.name), "version": project.get("version", "")}
     licence = project.get("license")
     file = root / "LICENSE"
@@ -67,7 +69,9 @@ def last_metrics(run: OpenedRun) -> dict[str, float]:
             lines.append(json.loads(line))
         except ValueError:  # cut off by a kill
             continue
-    evaluated = [line for line in lines if any("/AP" in k or "mIoU" in k or "PQ" in k for k in line)]
+    evaluated = [
+        line for line in lines if any("/AP" in k or "mIoU" in k or "PQ" in k for k in line)
+    ]
     iteration = read_weights(run.weights, run.trust, mmap=True).get("iteration")
     at = [line for line in evaluated if line.get("iteration") == iteration]
     if not evaluated:

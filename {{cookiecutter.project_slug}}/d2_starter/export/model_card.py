@@ -15,7 +15,7 @@ MAIN = ("AP", "AP50", "AP75", "PQ", "mIoU", "SQ", "RQ")
 
 
 def model_card(run: OpenedRun, load_experiment: Callable) -> str:
-    """Returns the card. Intervals are those in the run's intervals.json, which the report writes."""
+    """Returns the card; with intervals if the report has written the run's intervals.json."""
     facts = project_facts(load_experiment)
     metrics = last_metrics(run)
     intervals = json.loads(run.text("intervals.json") or "{}")
@@ -47,11 +47,15 @@ def model_card(run: OpenedRun, load_experiment: Callable) -> str:
         "## Data",
         "",
         *_datasets(run),
-        OPEN.format("where the images come from, who annotated them, their licence, what they lack"),
+        OPEN.format(
+            "where the images come from, who annotated them, their licence, what they lack"
+        ),
         "",
         "## Limits",
         "",
-        OPEN.format("conditions in which it was seen to fail; groups or places it was not tried on"),
+        OPEN.format(
+            "conditions in which it was seen to fail; groups or places it was not tried on"
+        ),
         "",
         "## Environment",
         "",
@@ -82,7 +86,10 @@ def _metrics(metrics, intervals):
 
 def _datasets(run):
     lines = []
-    for use, names in (("Training", run.experiment.train_names), ("Test", run.experiment.test_names)):
+    for use, names in (
+        ("Training", run.experiment.train_names),
+        ("Test", run.experiment.test_names),
+    ):
         for name in names:
             try:
                 records = DatasetCatalog.get(name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.structures import BoxMode, Boxes, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -53,7 +53,9 @@ def test_objects_are_found(predictor, image):
 '''
 
 
-def make_test(predictor, run: str, load_experiment: Callable, file: str, number: int = IMAGES) -> str:
+def make_test(
+    predictor, run: str, load_experiment: Callable, file: str, number: int = IMAGES
+) -> str:
     """Returns the text of a test of a model on `number` images, spread over its test set.
 
     Raises:
@@ -86,7 +88,7 @@ def make_test(predictor, run: str, load_experiment: Callable, file: str, number:
 
 
 def average_precision(predictor, dataset: str, images: Sequence[str]) -> float:
-    """Returns COCO's AP of boxes, in percent, on images of a registered data set."""
+    """Returns COCO's AP of boxes, in percent, on images of a registered dataset."""
     records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
     gone = [image for image in images if image not in records]
     if gone:

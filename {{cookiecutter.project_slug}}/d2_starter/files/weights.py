@@ -30,8 +30,8 @@ class RefusedWeightsError(ValueError):
     def __init__(self, path, name: str):
         super().__init__(
             f"the weights '{path}' are refused: to open them is to call {name}, which could do "
-            "anything on this machine. Weights need arrays, numbers, texts and containers only. Ask "
-            "who made the file for its state_dict, saved by torch.save. If you trust them as you "
+            "anything on this machine. Weights need arrays, numbers, texts and containers only. "
+            "Ask who made the file for its state_dict, saved by torch.save. If you trust them as you "
             "trust a program, say --trust (in Python: trust=True)."
         )
 
@@ -62,12 +62,12 @@ def read_weights(path: str | Path, trust: bool = False, mmap: bool = False) -> d
     except Exception as error:
         why = "it is empty" if not start else _first_line(error)
         raise OSError(
-            f"the weights '{path}' cannot be read: the file is damaged, or is no checkpoint ({why})."
+            f"the weights '{path}' cannot be read: the file is damaged, or no checkpoint ({why})."
         ) from error
     if not isinstance(content, dict):
         raise OSError(
-            f"the weights '{path}' cannot be read: there is a {type(content).__name__} in the file, "
-            "not a dict of arrays by name."
+            f"the weights '{path}' cannot be read: there is a {type(content).__name__} in the "
+            "file, not a dict of arrays by name."
         )
     return content
 

@@ -76,7 +76,9 @@ def _check(args, predictor):
     if args.every < 1:
         raise ValueError(f"--every is {args.every}. Give 1 or more frames.")
     if not predictor.names and (set(args.save) != {"pictures"} or args.format):
-        raise ValueError("this model classifies pixels and finds no objects: --save pictures alone.")
+        raise ValueError(
+            "this model classifies pixels and finds no objects: --save pictures alone."
+        )
 
 
 def _predict(predictor, sources, args) -> list[str]:
@@ -135,7 +137,9 @@ def _predict(predictor, sources, args) -> list[str]:
                         if isinstance(found, Exception):
                             raise found
                         same = dict(name=names[source], file=str(source), frame=index * args.every)
-                        take(outputs.Result(next(numbers), source=frame, output=found, **same), drawn)
+                        take(
+                            outputs.Result(next(numbers), source=frame, output=found, **same), drawn
+                        )
                         if interrupted:
                             break
                 if not interrupted and not opened.is_whole:

@@ -1,4 +1,4 @@
-"""Draws what a model finds; fast enough for videos, where detectron2's takes 0.1 s for a picture."""
+"""Draws what a model finds; fast enough for videos, as detectron2's own is not."""
 
 from functools import cache
 

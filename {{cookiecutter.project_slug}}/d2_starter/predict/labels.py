@@ -205,7 +205,9 @@ def _polygons(annotation):
 
 
 def _pairs(points):
-    return points.reshape(-1, 2) if isinstance(points, np.ndarray) else list(zip(*[iter(points)] * 2))
+    if isinstance(points, np.ndarray):
+        return points.reshape(-1, 2)
+    return list(zip(points[::2], points[1::2]))
 
 
 def _fill(element, **texts):

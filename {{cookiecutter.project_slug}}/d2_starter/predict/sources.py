@@ -44,7 +44,7 @@ def find(arguments: Sequence[str]) -> list[Path | str]:
             matching = sorted(map(Path, glob.glob(argument, recursive=True)))
             matching = [file for file in matching if file.is_file()]
             if not matching:
-                raise FileNotFoundError(f"there is no file or folder '{argument}', nor any like it.")
+                raise FileNotFoundError(f"there is no file or folder like '{argument}'.")
             found += matching
     unique = {}
     for one in found:

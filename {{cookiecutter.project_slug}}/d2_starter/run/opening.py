@@ -15,7 +15,7 @@ from ..data.catalog import get_metadata, recorded_metadata
 from ..files.configs import check_config
 from ..files.weights import read_weights, to_checkpoint
 
-METADATA = "metadata.json"  # in a run directory and in packed files: of each data set
+METADATA = "metadata.json"  # in a run directory and in packed files: of each dataset
 PACKED = "packed"  # in the dict of a packed file: its other files, as text by name
 KEPT = (
     "thing_classes",
@@ -147,7 +147,7 @@ def load_weights(model: nn.Module, path: str, trust: bool = False):
 
 
 def metadata_json(names: Sequence[str]) -> str:
-    """Returns what drawing and files of results need to know of some data sets, as JSON."""
+    """Returns what drawing and files of results need to know of some datasets, as JSON."""
     found = {name: get_metadata(name).as_dict() for name in names}
     return json.dumps(
         {name: {k: known[k] for k in KEPT if k in known} for name, known in found.items()},
