@@ -17,11 +17,10 @@ def predict(session, photo, threshold=0.5):
     scale *= min(1, how["longest_side"] / (scale * max(image.size)))
     small = image.resize([int(side * scale + 0.5) for side in image.size], Image.BILINEAR)
     pixels = np.asarray(small)[:, :, :: -1 if how["channels"] == "BGR" else 1].transpose(2, 0, 1)
-    names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {"image": np.ascontiguousarray(pixels)})))
+    values = session.run(None, {"image": np.ascontiguousarray(pixels)})
+    found = {output.name: value for output, value in zip(session.get_outputs(), values)}
     found = {name: value[found["scores"] >= threshold] for name, value in found.items()}
-    boxes = found["boxes"] * np.tile(np.divide(image.size, small.size), 2)
-    boxes = boxes.clip(0, [*image.size, *image.size])
+    boxes = (found["boxes"] * np.divide(image.size * 2, small.size * 2)).clip(0, image.size * 2)
     masks = [paste(mask, box, *image.size) for mask, box in zip(found.get("masks", ()), boxes)]
     return boxes, found["scores"], [classes[i] for i in found["classes"]], masks
 
@@ -36,6 +35,6 @@ def paste(mask, box, width, height):
 
 
 if __name__ == "__main__":
-    session = onnxruntime.InferenceSession(sys.argv[1])
-    for box, score, name in zip(*predict(session, Image.open(sys.argv[2]))[:3]):
+    found = predict(onnxruntime.InferenceSession(sys.argv[1]), Image.open(sys.argv[2]))
+    for box, score, name in zip(*found[:3]):
         print(name, f"{score:.2f}", box.round(1).tolist())

@@ -31,8 +31,9 @@ class RefusedWeightsError(ValueError):
         super().__init__(
             f"the weights '{path}' are refused: to open them is to call {name}, which could do "
             "anything on this machine. Weights need arrays, numbers, texts and containers only. "
-            "Ask who made the file for its state_dict, saved by torch.save. If you trust them as you "
-            "trust a program, say --trust (in Python: trust=True)."
+            "Ask who made the file for its state_dict, saved by torch.save. If you trust them as "
+            "you trust a program: tools/predict.py, export.py and pack.py have --trust, and "
+            "trust=True does it in Python."
         )
 
 
