@@ -8,11 +8,10 @@ from string import Template
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from ..data.image import read_label_map
+from ..data.image import read_image, read_label_map
 from .predictions import WIDTH, draw_annotations, draw_inputs, keypoint_colors, thing_names
 
 GENERATOR = '<meta name="generator" content="tools/visualize_data.py">'
