@@ -18,17 +18,17 @@ class Heartbeat:
     nothing is written into another one.
     """
 
-    def __init__(self, path: Path, timeout: float, exclusively: bool = False, **content):
+    def __init__(self, path: Path, timeout: float, exclusive: bool = False, **content):
         """
         Args:
             timeout: seconds of silence after which this process is taken for dead. It says so in
                 the file, for all that look at it.
 
         Raises:
-            FileExistsError: it is to be made exclusively, and is there.
+            FileExistsError: it is to be `exclusive`, and is there.
         """
         self.path = path
-        how = os.O_EXCL if exclusively else 0
+        how = os.O_EXCL if exclusive else 0
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0) | how, 0o666)
         self._content = {"host": socket.gethostname(), "pid": os.getpid(), "timeout": timeout}
         self._content |= {"beats": 0} | content
