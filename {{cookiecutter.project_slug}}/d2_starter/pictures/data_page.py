@@ -1,4 +1,4 @@
-"""An HTML page of a data set's images: as annotated, and augmented as in training."""
+"""An HTML page of a dataset's images: as annotated, and augmented as in training."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -93,7 +93,7 @@ class DataPage:
     ):
         """
         Args:
-            records: all dataset dicts of the data set.
+            records: all dataset dicts of the dataset.
             mapper: the one for training.
             folder: where it all goes; it is there, and empty.
             classes: those whose objects are drawn; None is all of them.
@@ -151,7 +151,7 @@ class DataPage:
         """Writes index.html.
 
         Args:
-            name: the data set's.
+            name: the dataset's.
             command: how the page can be made again.
         """
         page = PAGE.substitute(

@@ -78,7 +78,7 @@ def _visualizer(image, metadata):
 def draw_annotations(
     image: np.ndarray, record: dict, metadata: Metadata, classes: Collection[str] | None = None
 ) -> np.ndarray:
-    """Draws what a data set says about an image: boxes, masks, keypoints, classes of pixels.
+    """Draws what a dataset says about an image: boxes, masks, keypoints, classes of pixels.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -122,7 +122,7 @@ def draw_inputs(
 
 
 def thing_names(metadata: Metadata, category_ids: list[int]) -> list[str]:
-    """The names of classes of objects; their numbers, where a data set has no names."""
+    """The names of classes of objects; their numbers, where a dataset has no names."""
     names = metadata.get("thing_classes")
     return [names[i] if names else str(i) for i in category_ids]
 
