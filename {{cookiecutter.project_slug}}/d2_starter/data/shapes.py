@@ -16,7 +16,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image, ImageDraw
 
-from .catalog import cache_folder, datasets_root, made_whole, register
+from .catalog import cache_folder, datasets_root, atomic_folder, register
 
 SPLITS = {"train": 400, "val": 80}  # images
 SIZE = 128  # height and width of an image, pixels
@@ -106,10 +106,10 @@ def shapes_root() -> Path:
 
 
 def make_shapes() -> Path:
-    """The folder of the dataset, whose files are made if they are not there. It appears whole."""
+    """Returns the folder of the dataset. Its files are made, atomically, if they are not there."""
     root = shapes_root()
     if not root.exists():
-        with made_whole(root) as temporary:
+        with atomic_folder(root) as temporary:
             for number, (split, images) in enumerate(SPLITS.items()):
                 rngs = [np.random.default_rng([number, i]) for i in range(images)]
                 _make_split(temporary, split, rngs)

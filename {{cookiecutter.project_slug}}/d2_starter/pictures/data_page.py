@@ -241,12 +241,12 @@ class DataPage:
 
 
 def objects(record: dict, metadata: Metadata) -> Counter:
-    """The number of objects of each class in a dataset dict."""
+    """Counts the objects of each class in a dataset dict."""
     return Counter(thing_names(metadata, [a["category_id"] for a in record.get("annotations", ())]))
 
 
 def contents(record: dict, metadata: Metadata) -> dict[str, str]:
-    """Of each class in a dataset dict the number of objects, or the percentage of pixels.
+    """Returns the number of objects, or the percentage of pixels, of each class in a dataset dict.
 
     Raises:
         OSError: the file of `sem_seg_file_name` cannot be read.
@@ -263,7 +263,7 @@ def contents(record: dict, metadata: Metadata) -> dict[str, str]:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a page can be put there: there is nothing, or an earlier page and nothing else."""
+    """Returns whether a page can be put there: the folder is new, empty, or has an earlier page only."""
     if not folder.is_dir():
         return not folder.exists()
     names = {path.name for path in folder.iterdir()}

@@ -29,7 +29,7 @@ class LogProgress(HookBase):
 
 
 class UpdateEMA(HookBase):
-    """Updates the moving average of the weights."""
+    """Updates the EMA of the weights."""
 
     def __init__(self, ema: EMA):
         self.ema = ema
