@@ -20,9 +20,9 @@ class Curves:
 
     They are in `evaluation/`: of several writers in one folder, as the training would be another,
     TensorBoard follows only the last (tensorboard#1011). It reads the files of a folder by name,
-    each once, and draws points in the order in which they come. So every update is a new file that
-    appears whole. Where a result is older than one that is drawn, the file begins by having
-    TensorBoard forget all of them, and goes on with all.
+    each once, and draws points in the order in which they come. So every update is a new
+    file, written atomically. Where a result is older than one that is drawn, the file makes
+    TensorBoard forget all results first, and then has all of them.
     """
 
     def __init__(self, folder: RunDirectory):

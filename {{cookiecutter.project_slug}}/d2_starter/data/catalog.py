@@ -35,7 +35,7 @@ readable_problems: dict[str, Problems] = {}
 
 
 def datasets_root() -> Path:
-    """Returns the folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
+    """Returns the folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` where one is."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 

@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import cache_folder, atomic_folder
+from .catalog import atomic_folder, cache_folder
 
 IGNORED = 255  # the label of pixels that count for nothing
 

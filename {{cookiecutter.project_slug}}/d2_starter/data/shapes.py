@@ -16,7 +16,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image, ImageDraw
 
-from .catalog import cache_folder, datasets_root, atomic_folder, register
+from .catalog import atomic_folder, cache_folder, datasets_root, register
 
 SPLITS = {"train": 400, "val": 80}  # images
 SIZE = 128  # height and width of an image, pixels

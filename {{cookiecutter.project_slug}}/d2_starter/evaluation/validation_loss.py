@@ -48,8 +48,8 @@ def preserved_state(model: nn.Module):
 class PredictionsAndLosses:
     """Wraps a model: predicts, and adds up the losses of training for the same images.
 
-    The losses are those of the training mode, with three differences. Random numbers are the same at
-    every evaluation. Layers such as batch normalization and dropout are in evaluation mode. Each
+    The losses are those of the training mode, with three differences. Random numbers are the same
+    at every evaluation. Layers such as batch normalization and dropout are in evaluation mode. Each
     image is alone: the loss of an image in a batch would depend on the other images.
 
     The backbone runs once for both; so do the heads of dense detectors, RPNs and semantic FPNs,
@@ -132,7 +132,9 @@ class PredictionsAndLosses:
         )
 
     def losses(self) -> dict[str, float]:
-        """Returns each loss and `total_loss`, means over the images of all ranks. All ranks must call it.
+        """Returns each loss and `total_loss`, means over the images of all ranks.
+
+        All ranks must call it.
 
         Empty if no image had ground truth.
         """

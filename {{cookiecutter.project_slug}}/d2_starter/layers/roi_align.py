@@ -103,7 +103,9 @@ def _weights(rois, number, height, width, size, scale, sampling_ratio, aligned):
 
 
 def _axis(start, end, bins, length, sampling_ratio, aligned):
-    """Returns the pixels along one axis that the bins of each box are made of, sampled as torchvision does.
+    """Returns the pixels along one axis that the bins of each box are made of.
+
+    Samples are where torchvision takes them.
 
     Args:
         start, end: (R,), in pixels.

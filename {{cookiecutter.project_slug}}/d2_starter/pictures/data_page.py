@@ -263,7 +263,7 @@ def contents(record: dict, metadata: Metadata) -> dict[str, str]:
 
 
 def is_free(folder: Path) -> bool:
-    """Returns whether a page can be put there: the folder is new, empty, or has an earlier page only."""
+    """Returns whether a page can be put there: nothing is there, or an earlier page alone."""
     if not folder.is_dir():
         return not folder.exists()
     names = {path.name for path in folder.iterdir()}
