@@ -100,7 +100,7 @@ class SetReport:
             for key, (value, _) in self.set.draws.items()
             if key in self.set.metrics and abs(value - self.set.metrics[key]) > 0.01
         ]
-        return rows and _p(
+        return "" if not rows else _p(
             '<strong class="warn">The results are not those of the last evaluation that was logged:</strong> '
             f"{escape('; '.join(rows[:3]))}. Was the checkpoint evaluated again?"
         )
@@ -276,7 +276,7 @@ class SetReport:
             if o.detection >= 0:
                 name = names[self.main.category[o.detection]]
                 is_right = o.kind == "right"
-                text = f"{name} {self.main.score[o.detection]:.2f}" + ("" if is_right else f" {o.kind}")
+                text = f"{name} {self.main.score[o.detection]:.2f}"
                 found.append(("right" if is_right else "wrong", text, self._detection(o.detection)))
                 tally["right" if is_right else "wrong"] += 1
         about = ", ".join(f"{tally[k]} {k}" for k in ("right", "wrong", "not found") if tally[k]) or "nothing"
@@ -486,7 +486,7 @@ def _reading(test_set):
     number = len(test_set.truth["images"])
     return _p(
         f"On {number:,} images of {escape(test_set.name)}, recomputed from the results file. The interval is from a bootstrap over "
-        "these images: 95 of 100 test sets of this size would have a mean AP in it. It says nothing of another training with another seed."
+        "these images: 95 of 100 intervals made in this way hold the mean of test sets of this size. What another seed of the training would give is not in it."
     )  # fmt: skip
 
 
