@@ -50,14 +50,18 @@ def configs(kind, suffix):
     """The experiments, and what reads and tests them."""
     return same(*(f"configs/{name}.{suffix}" for name in ["base", "smoke", "tiny", *NEEDS])) | {
         f"{PACKAGE}/experiment_{kind}.py": f"{PACKAGE}/experiment.py",
+        f"d2_starter/config/{kind}.py": f"d2_starter/config/{kind}.py",
         f"tests/test_config_{kind}.py": "tests/test_config.py",
         f"tests/overrides_{kind}.py": "tests/overrides.py",
     }
 
 
 YAML, PYTHON = configs("yaml", "yaml"), configs("lazy", "py")
-HOOKS = same(f"{PACKAGE}/engine/hooks.py", f"{PACKAGE}/engine/train_loop.py")
-LIGHTNING = same(f"{PACKAGE}/engine/lightning.py")
+YAML |= {f"{PACKAGE}/config_yaml.py": f"{PACKAGE}/config.py"}
+YAML |= same("d2_starter/config/keys.py")
+HOOKS = same("d2_starter/trainers/hooks.py", "d2_starter/trainers/train_loop.py")
+HOOKS |= same("d2_starter/trainers/__init__.py")
+LIGHTNING = same("d2_starter/trainers/lightning.py", "d2_starter/trainers/__init__.py")
 
 # question: {answer: {file in the template: its final name}}
 VARIANTS = {
@@ -251,7 +255,8 @@ is_tiny = found["format"] != "shapes" and "boxes" in tasks
 for name in {"tiny", *NEEDS} - {*usable, *["tiny"] * is_tiny}:
     Path(f"configs/{name}.{SUFFIX}").unlink(missing_ok=True)
 for name in modules - set(FORMATS[found["format"]][1]):
-    Path(f"{PACKAGE}/data/{name}.py").unlink(missing_ok=True)
+    for folder in ("formats", "data"):
+        Path(f"d2_starter/{folder}/{name}.py").unlink(missing_ok=True)
 choose(
     [same(*(f"{PACKAGE}/data/dataset_{format}.py" for format in FORMATS))],
     {f"{PACKAGE}/data/dataset_{found['format']}.py": f"{PACKAGE}/data/dataset.py"},

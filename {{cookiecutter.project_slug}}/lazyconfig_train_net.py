@@ -15,106 +15,92 @@ Evaluate the last checkpoint of a run, or any weights:
         train.init_checkpoint=model.pth
 """
 
-import gc
-
-gc.disable()  # imports leave hardly any garbage; looking for it is a tenth of the time to start
-
 import logging
 
+from d2_starter import (
+    EMA,
+    CheckpointCleaner,
+    Checkpointer,
+    EarlyStopping,
+    MixedPrecision,
+    Run,
+    finish,
+    finish_interrupted,
+    launch,
+    setup,
+)
+from d2_starter.trainers.hooks import build_hooks
+from d2_starter.trainers.train_loop import SimpleTrainer
 from detectron2.engine import create_ddp_model
 from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
-from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.average import Average
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
-from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
-from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
-from {{ cookiecutter.package_name }}.engine.hooks import (
-    Evaluate,
-    LogProgress,
-    SaveBest,
-    SavePeriodically,
-    StopEarly,
-    StopOnRequest,
-    UpdateAverage,
-    Write,
-)
-from {{ cookiecutter.package_name }}.engine.run import (
-    after_imports,
-    end_marker,
-    nothing_to_train,
-    report,
-    run,
-    setup,
-)
-from {{ cookiecutter.package_name }}.engine.train_loop import SimpleTrainer, train
-from {{ cookiecutter.package_name }}.experiment import (
-    build_lr_scheduler,
-    build_model,
-    build_optimizer,
-)
-
-after_imports()
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 logger = logging.getLogger("detectron2")
 
 
-def do_train(cfg, model, average, resume, end):
-    """Trains for `train.max_iter` iterations, or until early stopping, which `end` then says.
+def do_train(experiment, model, ema, run, resume):
+    """Trains for `train.max_iter` iterations, or until the run is stopped.
 
-    Returns the metrics of the evaluation at the end, if there is one in the loop.
+    Returns:
+        the metrics of the evaluation at the end, if the loop evaluates.
     """
-    optimizer = build_optimizer(cfg, model)
+    cfg, in_loop = experiment.config, experiment.eval_in_loop
+    optimizer = experiment.build_optimizer(model)
+    scheduler = experiment.build_lr_scheduler(optimizer)
     if comm.get_world_size() > 1:
-        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-        model = create_ddp_model(model, device_ids=device_ids, **cfg.LAZY.train.ddp)
-    early_stopping = EarlyStopping.from_config(cfg)
-    trainer = SimpleTrainer(cfg, model, None, optimizer)
-    checkpointer = Checkpointer(
-        model, cfg.OUTPUT_DIR, average=average, prune=Pruner(cfg), trainer=trainer
+        device_ids = None if cfg.train.device == "cpu" else [comm.get_local_rank()]
+        model = create_ddp_model(model, device_ids=device_ids, **cfg.train.get("ddp", {}))
+    precision = MixedPrecision(experiment.device, experiment.amp)
+    trainer = SimpleTrainer(
+        model, None, optimizer, precision, experiment.accumulate, experiment.seed
     )
-    trainer.register_hooks([
-        IterationTimer(warmup_iter=1),
-        LRScheduler(scheduler=build_lr_scheduler(cfg, optimizer)),
-        UpdateAverage(average),
-        LogProgress(cfg),
-        StopOnRequest(cfg),
-        Evaluate(cfg, average.model),
-        StopEarly(cfg, early_stopping),
-        SaveBest(cfg, checkpointer, early_stopping),
-        SavePeriodically(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-        Write(cfg),
-    ])  # fmt: skip
+    trainer.run = run
+    early_stopping = EarlyStopping(**experiment.early_stopping)
+    to_keep = experiment.max_to_keep
+    checkpointer = Checkpointer(
+        model,
+        cfg.train.output_dir,
+        ema=ema,
+        clean=CheckpointCleaner(cfg.train.output_dir, to_keep, early_stopping.metric, in_loop),
+        trainer=trainer,
+    )
+    own_hooks = build_hooks(
+        experiment, checkpointer, ema, early_stopping, run, lambda: experiment.evaluate(ema.model)
+    )
+    trainer.register_hooks(
+        [IterationTimer(warmup_iter=1), LRScheduler(scheduler=scheduler), *own_hooks]
+    )
 
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    end.update(early_stopping.end())
-    if nothing_to_train(cfg, start_iter, end):
-        return evaluate(cfg, average.model) if cfg.TEST.EVAL_IN_LOOP else {}
-    if cfg.TEST.EVAL_IN_LOOP:
-        early_stopping.check(metric_names(cfg, average.model))
-    trainer.data_loader = build_train_loader(cfg, start_iter)
-    logger.info("Training from iteration %d to %d", start_iter, cfg.SOLVER.MAX_ITER)
-    train(trainer, start_iter, cfg.SOLVER.MAX_ITER, end)
+    start_iter = checkpointer.start(experiment.weights, resume, optimizer, scheduler)
+    if early_stopping.should_stop:
+        run.stop("converged", early_stopping.reason)
+    if run.is_complete(start_iter, cfg.train.max_iter):
+        finish_interrupted(cfg.train.output_dir)
+        return experiment.evaluate(ema.model) if in_loop else {}
+    if in_loop:  # what is wrong with the test set shows now, not an epoch later
+        early_stopping.check(experiment.evaluate(ema.model, quick=True))
+    trainer.data_loader = experiment.build_train_loader(start_iter)
+    logger.info("Training from iteration %d to %d", start_iter, cfg.train.max_iter)
+    trainer.train(start_iter, cfg.train.max_iter)
     return trainer.metrics or {}
 
 
 def main(args):
-    cfg = setup(args)
+    experiment = setup(args, load_experiment)
+    model = experiment.build_model()
     if args.eval_only:
-        model = build_model(cfg)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, complete=True)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        metrics = evaluate(cfg, model)
+        checkpointer = Checkpointer(model, experiment.output_dir, complete=True)
+        checkpointer.resume_or_load(experiment.weights, resume=args.resume)
+        metrics = experiment.evaluate(model)
     else:
-        with end_marker(cfg) as end:
-            model = build_model(cfg)
-            average = Average(cfg, model)
-            metrics = do_train(cfg, model, average, args.resume, end)
-            model = average.model
-    report(cfg, model, metrics)
+        with Run(experiment.output_dir) as run:
+            ema = EMA(model, experiment.ema_decay)
+            metrics = do_train(experiment, model, ema, run, args.resume)
+            model = ema.model
+    finish(experiment, model, metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main, load_experiment)

@@ -14,137 +14,127 @@ Evaluate the last checkpoint of a run, or any weights:
     uv run train_net.py --config-file configs/smoke.yaml --eval-only MODEL.WEIGHTS model.pth
 """
 
-import gc
-
-gc.disable()  # imports leave hardly any garbage; looking for it is a tenth of the time to start
-
 import logging
 import weakref
 
+from d2_starter import (
+    EMA,
+    CheckpointCleaner,
+    Checkpointer,
+    EarlyStopping,
+    MixedPrecision,
+    Run,
+    finish,
+    finish_interrupted,
+    launch,
+    setup,
+)
+from d2_starter.trainers.hooks import build_hooks
+from d2_starter.trainers.train_loop import SimpleTrainer, StoppableTrainer
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.utils import comm
 
-from {{ cookiecutter.package_name }}.data.loader import build_train_loader
-from {{ cookiecutter.package_name }}.engine.average import Average
-from {{ cookiecutter.package_name }}.engine.checkpoint import Checkpointer, Pruner
-from {{ cookiecutter.package_name }}.engine.early_stopping import EarlyStopping
-from {{ cookiecutter.package_name }}.engine.evaluation import evaluate, metric_names
-from {{ cookiecutter.package_name }}.engine.hooks import (
-    Evaluate,
-    LogProgress,
-    SaveBest,
-    SavePeriodically,
-    StopEarly,
-    StopOnRequest,
-    UpdateAverage,
-    Write,
-)
-from {{ cookiecutter.package_name }}.engine.run import (
-    after_imports,
-    end_marker,
-    nothing_to_train,
-    report,
-    run,
-    setup,
-)
-from {{ cookiecutter.package_name }}.engine.train_loop import SimpleTrainer, train
-from {{ cookiecutter.package_name }}.experiment import build_model
-
-after_imports()
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 logger = logging.getLogger("detectron2")
 
 
-class Trainer(DefaultTrainer):
-    """detectron2's DefaultTrainer, with the project's hooks and loader. It also runs on a CPU in
+class Trainer(StoppableTrainer, DefaultTrainer):
+    """detectron2's DefaultTrainer, with the library's hooks and loaders. It also runs on a CPU in
     several processes or with mixed precision.
 
     Override any of its `build_...` to change what it is made of, or `build_hooks` to change what it
     does beside the iterations.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, experiment, run):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs GPUs for several processes
-        self.cfg = cfg
-        model = self.build_model(cfg)
-        self.average = Average(cfg, model)
+        cfg = self.cfg = experiment.config
+        self.experiment = experiment
+        self.run = run
+        model = experiment.build_model()
+        self.ema = EMA(model, cfg.SOLVER.EMA_DECAY)
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         if comm.get_world_size() > 1:
             device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
             model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = SimpleTrainer(cfg, model, None, optimizer)
+        precision = MixedPrecision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED)
+        self._trainer = SimpleTrainer(
+            model, None, optimizer, precision, cfg.SOLVER.ACCUMULATE, cfg.SEED
+        )
         self._trainer.after_backward = self.after_backward  # of the hooks, which detectron2 forgets
-        self.early_stopping = EarlyStopping.from_config(cfg)
+        self.early_stopping = EarlyStopping(**experiment.early_stopping)
         self.checkpointer = Checkpointer(
             model,
             cfg.OUTPUT_DIR,
-            average=self.average,
-            prune=Pruner(cfg),
+            ema=self.ema,
+            clean=CheckpointCleaner(
+                cfg.OUTPUT_DIR,
+                cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP,
+                self.early_stopping.metric,
+                cfg.TEST.EVAL_IN_LOOP,
+            ),
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self):
-        """All that happens beside the iterations, in this order."""
-        cfg = self.cfg
-        return [
-            IterationTimer(warmup_iter=1),
-            LRScheduler(),
-            UpdateAverage(self.average),
-            LogProgress(cfg),
-            StopOnRequest(cfg),
-            Evaluate(cfg, self.average.model),
-            StopEarly(cfg, self.early_stopping),
-            SaveBest(cfg, self.checkpointer, self.early_stopping),
-            SavePeriodically(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-            Write(cfg),
-        ]
+        """Builds all that happens beside the iterations, in this order."""
+        own = build_hooks(
+            self.experiment,
+            self.checkpointer,
+            self.ema,
+            self.early_stopping,
+            self.run,
+            lambda: self.experiment.evaluate(self.ema.model),
+        )
+        return [IterationTimer(warmup_iter=1), LRScheduler(), *own]
 
-    @classmethod
-    def build_model(cls, cfg):
-        return build_model(cfg)
+    def resume_or_load(self, resume=True):
+        """Loads `MODEL.WEIGHTS`, or the last checkpoint of the run that is resumed."""
+        optimizer = self._trainer.optimizer
+        self.start_iter = self.checkpointer.start(
+            self.cfg.MODEL.WEIGHTS, resume, optimizer, self.scheduler
+        )
 
-    @classmethod
-    def build_train_loader(cls, cfg, start_iter=0):
-        return build_train_loader(cfg, start_iter)
+    def train(self):
+        """Trains from `start_iter` on.
 
-    @classmethod
-    def test(cls, cfg, model):
-        return evaluate(cfg, model)
-
-    def train(self, end):
-        """Trains from `start_iter` on; `end` gets the reason if it stops early.
-
-        Returns the metrics of the evaluation at the end, if there is one in the loop.
+        Returns:
+            the metrics of the evaluation at the end, if the loop evaluates.
         """
-        end.update(self.early_stopping.end())
-        if nothing_to_train(self.cfg, self.start_iter, end):
-            return self.test(self.cfg, self.average.model) if self.cfg.TEST.EVAL_IN_LOOP else {}
-        if self.cfg.TEST.EVAL_IN_LOOP:
-            self.early_stopping.check(metric_names(self.cfg, self.average.model))
-        self._trainer.data_loader = self.build_train_loader(self.cfg, self.start_iter)
+        in_loop, model = self.cfg.TEST.EVAL_IN_LOOP, self.ema.model
+        if self.early_stopping.should_stop:
+            self.run.stop("converged", self.early_stopping.reason)
+        if self.run.is_complete(self.start_iter, self.max_iter):
+            finish_interrupted(self.cfg.OUTPUT_DIR)
+            return self.experiment.evaluate(model) if in_loop else {}
+        if in_loop:  # what is wrong with the test set shows now, not an epoch later
+            self.early_stopping.check(self.experiment.evaluate(model, quick=True))
+        self._trainer.data_loader = self.experiment.build_train_loader(self.start_iter)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
-        train(self, self.start_iter, self.max_iter, end)
+        StoppableTrainer.train(self, self.start_iter, self.max_iter)
         return self.metrics or {}
 
 
 def main(args):
-    cfg = setup(args)
+    experiment = setup(args, load_experiment)
+    cfg = experiment.config
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        model = experiment.build_model()
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        metrics = Trainer.test(cfg, model)
+        metrics = experiment.evaluate(model)
     else:
-        with end_marker(cfg) as end:
-            trainer = Trainer(cfg)
+        with Run(cfg.OUTPUT_DIR) as run:
+            trainer = Trainer(experiment, run)
             trainer.resume_or_load(resume=args.resume)
-            model, metrics = trainer.average.model, trainer.train(end)
-    report(cfg, model, metrics)
+            model, metrics = trainer.ema.model, trainer.train()
+    finish(experiment, model, metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    launch(main, load_experiment)

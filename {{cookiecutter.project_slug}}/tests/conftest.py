@@ -1,8 +1,8 @@
 import pytest
+from d2_starter.data import shapes
 from detectron2.data import DatasetCatalog
 
-from {{ cookiecutter.package_name }}.data import shapes
-from {{ cookiecutter.package_name }}.experiment import get_config
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,8 +17,9 @@ def small_shapes(tmp_path_factory):
 
 
 @pytest.fixture
-def cfg():
-    """The config of the smoke run."""
-    cfg = get_config("configs/smoke.{{ cookiecutter.__suffix }}")
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
+def experiment():
+    """The experiment of the smoke run, on a CPU."""
+    experiment = load_experiment("configs/smoke.{{ cookiecutter.__suffix }}")
+    experiment.device = "cpu"
+    experiment.follow_data()
+    return experiment

@@ -1,4 +1,4 @@
-"""Curves in TensorBoard of results that come late and out of order."""
+"""Draws curves in TensorBoard of results that come late and out of order."""
 
 import json
 import zlib
@@ -9,13 +9,14 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
 
-from .run_folder import RunFolder, list_numbered, write_whole
+from ..files.atomic import list_numbered, write_atomically
+from ..files.run_directory import RunDirectory
 
 NAME = "events.out.tfevents.{:010d}"
 
 
 class Curves:
-    """Event files from which TensorBoard draws each result at its iteration.
+    """Writes event files from which TensorBoard draws each result at its iteration.
 
     They are in `evaluation/`: of several writers in one folder, as the training would be another,
     TensorBoard follows only the last (tensorboard#1011). It reads the files of a folder by name,
@@ -24,7 +25,7 @@ class Curves:
     TensorBoard forget all of them, and goes on with all.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunDirectory):
         self.folder = folder
 
     def update(self):
@@ -46,7 +47,7 @@ class Curves:
                 time = published.get(iteration, {}).get("time", 0)
                 events += _scalars(iteration, time, results[iteration])
             path = self.folder.shared / NAME.format(number + 1)
-            if write_whole(path, partial(_write, events), exclusively=True):
+            if write_atomically(path, partial(_write, events), exclusive=True):
                 return
 
     def _last(self):

@@ -1,4 +1,4 @@
-"""Evaluation of a run's checkpoints off its training loop, by any number of processes."""
+"""Evaluates a run's checkpoints asynchronously, by any number of processes."""
 
 import errno
 import logging
@@ -9,17 +9,19 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from ..experiment import build_model
-from .checkpoint import BEST, Checkpointer, Pruner, best, save_checkpoint
+from ..evaluation.early_stopping import EarlyStopping, best_of
+from ..files.atomic import write_atomically, write_json
+from ..files.heartbeat import Heartbeat, Watch
+from ..files.run_directory import BEST, CONVERGED, STOP_FILE, Attempt, RunDirectory
+from ..run.checkpoint import (
+    CheckpointCleaner,
+    Checkpointer,
+    read_best,
+    read_checkpoint,
+    save_checkpoint,
+)
+from ..run.run import hold_signals
 from .curves import Curves
-from .early_stopping import EarlyStopping, best_of
-from .evaluation import evaluate, metric_names
-from .run_folder import Attempt, Heartbeat, RunFolder, Watch, write_json, write_whole
-from .stop_request import CONVERGED, held_back
-from .stop_request import NAME as STOP_FILE
-from .writers import progress
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Backlog:
-    """The published checkpoints of a run by what is to be done with them: iterations, in order."""
+    """Sorts the published checkpoints of a run, by iteration, by what is to be done with them."""
 
     open: dict[int, int]  # and the number of the next attempt
     claimed: dict[int, Attempt]  # by a process that is alive
@@ -36,11 +38,12 @@ class Backlog:
     failed: dict[int, list[Attempt]]  # as often as is tried
 
     @classmethod
-    def look(cls, folder: RunFolder, attempts: int, is_alive) -> "Backlog":
-        """
+    def look(cls, folder: RunDirectory, attempts: int, is_alive) -> "Backlog":
+        """Reads the backlog from the run directory.
+
         Args:
-            attempts: to evaluate a checkpoint, before it is left.
-            is_alive: whether the process of an `Attempt` is.
+            attempts: to evaluate a checkpoint, before it is given up.
+            is_alive: tells whether the process of an `Attempt` is alive.
         """
         backlog = cls({}, {}, [], {})
         begun = folder.attempts()  # first: what is done then has a result
@@ -62,11 +65,11 @@ class Backlog:
         return backlog
 
 
-class Evaluator:
+class CheckpointEvaluator:
     """Evaluates checkpoints, one after the other, as one of any number of processes.
 
     Args:
-        cfg: of the run, with its folder as OUTPUT_DIR.
+        experiment: of the run, with the run directory as `output_dir`.
         attempts: see `Backlog`.
         claim_timeout: seconds of silence of this process after which others take its work over.
         keep_predictions: in `evaluation/predictions/<iteration>/`.
@@ -76,23 +79,26 @@ class Evaluator:
     """
 
     def __init__(
-        self, cfg, attempts: int = 3, claim_timeout: float = 120.0, keep_predictions: bool = False
+        self, experiment, attempts: int = 3, claim_timeout: float = 120.0, keep_predictions=False
     ):
-        self.cfg = cfg
-        self.folder = RunFolder(cfg.OUTPUT_DIR)
+        self.experiment = experiment
+        self.folder = RunDirectory(experiment.output_dir)
         self.attempts = attempts
         self.claim_timeout = claim_timeout
         self.keep_predictions = keep_predictions
         self.watch = Watch()
-        self.model = build_model(cfg).eval()
-        self.metric = EarlyStopping.from_config(cfg).metric
+        self.model = experiment.build_model().eval()
+        self.metric = EarlyStopping(**experiment.early_stopping).metric
         with tempfile.TemporaryDirectory() as temporary:
-            names = metric_names(cfg, self.model, temporary)
+            names = experiment.evaluate(self.model, temporary, quick=True)
         self.metric.find(dict.fromkeys(names, 0.0))
         self._curves = Curves(self.folder)
-        self._prune = Pruner(cfg)
+        self._clean = CheckpointCleaner(
+            experiment.output_dir, experiment.max_to_keep, self.metric, eval_in_loop=False
+        )
 
     def look(self) -> Backlog:
+        """Returns what there is to do."""
         return Backlog.look(
             self.folder,
             self.attempts,
@@ -114,7 +120,7 @@ class Evaluator:
         """
         claim, status = None, {"status": "released"}
         try:
-            with held_back():  # a claim that is on disk is one that is closed
+            with hold_signals():  # a claim that is on disk is one that is closed
                 claim = self.folder.claim(iteration, number, self.claim_timeout)
             if not claim:
                 return None
@@ -124,7 +130,7 @@ class Evaluator:
             checkpointer = Checkpointer(self.model, complete=True)
             checkpointer.load(str(self.folder.path / checkpoint), checkpointables=[])
             with tempfile.TemporaryDirectory() as temporary:
-                metrics = evaluate(self.cfg, self.model, temporary)
+                metrics = self.experiment.evaluate(self.model, temporary)
                 if still_wanted() and self._publish(claim, iteration, metrics, temporary):
                     status = {"status": "done"}
                     took = time.perf_counter() - start
@@ -139,7 +145,8 @@ class Evaluator:
         return status["status"]
 
     def _publish(self, claim: Heartbeat, iteration, metrics, predictions):
-        result = {"iteration": iteration, **progress(self.cfg, iteration), **metrics}
+        done = self.experiment.schedule.progress(iteration)
+        result = {"iteration": iteration, **done, **metrics}
         while True:
             if not claim.is_in_place():
                 logger.warning("The run's folder is another now: the result is left")
@@ -148,7 +155,7 @@ class Evaluator:
                 if self.keep_predictions:
                     self._keep(iteration, predictions)
                 file = self.folder.result_file(iteration)
-                if write_json(file, result, exclusively=True):
+                if write_json(file, result, exclusive=True):
                     return True
                 logger.info("Another process was faster: the result is left")
                 return False
@@ -168,21 +175,22 @@ class Evaluator:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def judge(self):
-        """What follows from the results there are: curves, the best checkpoint, whether training
-        has converged, and which checkpoints can go. Several processes may do it at once.
+    def publish_conclusions(self):
+        """Draws what follows from the results: curves, the best checkpoint, whether training has
+        converged, and which checkpoints can go. Several processes may do it at once.
         """
         self._curves.update()
         self._keep_best()
-        rule = EarlyStopping.from_config(self.cfg)
+        rule = EarlyStopping(**self.experiment.early_stopping)
         results = self.folder.results()
-        rule.judge({i: results.get(i) for i in self.folder.published().keys() | results.keys()})
+        iterations = self.folder.published().keys() | results.keys()
+        rule.update_from_results({i: results.get(i) for i in iterations})
         if rule.should_stop and not self.folder.end():
             text = f"{CONVERGED}{rule.reason}\n".encode()
             file = self.folder.path / STOP_FILE
-            if write_whole(file, lambda file: file.write(text), exclusively=True):
+            if write_atomically(file, lambda file: file.write(text), exclusive=True):
                 logger.info("Training has converged: %s", rule.reason)
-        self._prune()
+        self._clean()
 
     def _keep_best(self):
         # Again, if it wrote something: a process that knew more may have written before.
@@ -191,7 +199,7 @@ class Evaluator:
             iteration = best_of(self.metric, results)
             if iteration is None:
                 return
-            value, has = self.metric.find(results[iteration]), best(self.folder.path)
+            value, has = self.metric.find(results[iteration]), read_best(self.folder.path)
             than = has["value"] if has and has["metric"] == self.metric.name else None
             if not self.metric.is_better(value, than):
                 return
@@ -199,7 +207,7 @@ class Evaluator:
             if not checkpoint.exists():
                 logger.warning("The best checkpoint, %s, is not there any more", checkpoint)
                 return
-            saved = torch.load(checkpoint, map_location="cpu", mmap=True)
+            saved = read_checkpoint(checkpoint)
             data = {key: saved[key] for key in ("model", "loss_normalizer") if key in saved}
             about = {"metric": self.metric.name, "value": value, "iteration": iteration}
             save_checkpoint(str(self.folder.path / BEST), data | about)

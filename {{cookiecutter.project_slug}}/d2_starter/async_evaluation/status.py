@@ -1,4 +1,4 @@
-"""How far a run and the evaluation of its checkpoints are, on one screen."""
+"""Says how far a run and the evaluation of its checkpoints are, on one screen."""
 
 import json
 import os
@@ -8,40 +8,43 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..experiment import read_config
-from .early_stopping import EarlyStopping, best_of
+from ..evaluation.early_stopping import EarlyStopping, best_of
+from ..files.atomic import read_json
+from ..files.run_directory import RunDirectory
 from .evaluator import Backlog
-from .run_folder import RunFolder, read_json
 
 SHOWN = 10  # the newest of the checkpoints that are done
 
 
-def status(run: Path, attempts: int) -> str:
-    """
+def status(run: Path, attempts: int, load_experiment) -> str:
+    """Returns the state of training, checkpoints and evaluation, as text.
+
     Args:
-        run: folder of the run.
+        run: the run directory.
         attempts: see `Backlog`.
+        load_experiment: reads a config file.
     """
-    folder = RunFolder(run)
+    folder = RunDirectory(run)
     now = _time_of_disk(folder)
-    cfg = read_config(str(run / "config.yaml"))
+    experiment = load_experiment(str(run / "config.yaml"))
+    schedule = experiment.schedule
     backlog = Backlog.look(
         folder, attempts, lambda attempt: now - _modified(attempt.path) < attempt.timeout
     )
     published, results = folder.published(), folder.results()
-    rule = EarlyStopping.from_config(cfg)
+    rule = EarlyStopping(**experiment.early_stopping)
     best = best_of(rule.metric, results)
     metric = rule.metric.name
-    rule.judge({i: results.get(i) for i in published.keys() | results.keys()})
+    rule.update_from_results({i: results.get(i) for i in published.keys() | results.keys()})
 
     behind = [i for i in published if i > max(backlog.done, default=-1)]
     lag = behind[-1] - max(backlog.done, default=-1) if behind else 0
-    epochs = lag * cfg.SOLVER.IMS_PER_BATCH / max(1, cfg.SOLVER.IMAGES_PER_EPOCH)
-    convergence = "early stopping is off (EARLY_STOPPING.PATIENCE is 0)"
+    epochs = lag * schedule.batch_size / max(1, schedule.images_per_epoch)
+    convergence = "early stopping is off (its patience is 0)"
     if rule.patience:
         convergence = f"{'yes' if rule.should_stop else 'not yet'}: {rule.reason}"
     lines = [
-        ("training", _training(folder, cfg, now)),
+        ("training", _training(folder, schedule.max_iter, now)),
         (
             "checkpoints",
             f"{len(published)} published: {len(backlog.done)} done, {len(backlog.claimed)} "
@@ -76,7 +79,7 @@ def _row(backlog, iteration, attempts, value):
     return state, last.number, last.by, took, "" if value is None else f"{value:.2f}", error[:60]
 
 
-def _training(folder, cfg, now):
+def _training(folder, max_iter, now):
     log = folder.path / "metrics.json"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     done = json.loads(lines[-1])["iteration"] + 1 if lines else 0
@@ -86,7 +89,7 @@ def _training(folder, cfg, now):
     else:
         beat = _modified(folder.trainer_file())
         state = f"sign of life {_duration(now - beat)} ago" if beat else "not begun"
-    return f"{done} of {cfg.SOLVER.MAX_ITER} iterations are logged; {state}"
+    return f"{done} of {max_iter} iterations are logged; {state}"
 
 
 def _modified(path):
@@ -94,7 +97,7 @@ def _modified(path):
 
 
 def _time_of_disk(folder):
-    """What time it is for the disk, which also says when a file was modified."""
+    # What time it is for the disk, which also says when a file was modified.
     try:
         with tempfile.TemporaryFile(dir=folder.shared) as file:
             return os.fstat(file.fileno()).st_mtime

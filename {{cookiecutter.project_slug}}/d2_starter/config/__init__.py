@@ -1,0 +1,1 @@
+"""Configs: what an experiment is, read from YAML or from Python."""

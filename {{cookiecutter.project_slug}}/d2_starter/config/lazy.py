@@ -1,12 +1,15 @@
-"""An experiment: its config file, which is Python, and what is built from it."""
+"""Reads experiments from detectron2's lazy configs, which are Python."""
 
 import copy
 import difflib
+import sys
 from pathlib import Path
 
-import torch
+import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.data import DatasetMapper
 from detectron2.data.samplers import TrainingSampler
+from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from fvcore.common.param_scheduler import ParamScheduler
@@ -14,259 +17,317 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from . import modelling  # noqa: F401  registers the project's components
-from .config import (
-    EPOCHS,
-    check_values,
-    choose_units,
-    default_config,
-    flat,
-    get_key,
-    set_classes,
-    set_defaults,
+from .experiment import Experiment, Key
+
+MISSING = object()
+NODES = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
+# What a saved config may call. Other configs are code that their user names.
+TRUSTED = (
+    "detectron2.data.",
+    "detectron2.evaluation.",
+    "detectron2.layers.",
+    "detectron2.modeling.",
+    "detectron2.projects.",
+    "detectron2.solver.",
+    "d2_starter.",
+    "fvcore.common.param_scheduler.",
+    "torch.nn.",
+    "torch.optim.",
 )
-from .data.dataset import register_datasets
-from .modelling.roi_align import use_fast_roi_align
-
-# The engine's keys, which config.py explains, and how config files spell them.
-KEYS = {
-    "OUTPUT_DIR": "train.output_dir",
-    "LOG_PERIOD": "train.log_period",
-    "SEED": "train.seed",
-    "CUDNN_BENCHMARK": "train.cudnn_benchmark",
-    "MODEL.WEIGHTS": "train.init_checkpoint",
-    "MODEL.DEVICE": "train.device",
-    "SOLVER.AMP.ENABLED": "train.amp.enabled",
-    "SOLVER.CLIP_GRADIENTS.ENABLED": "train.clip_gradients.enabled",
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "train.clip_gradients.clip_type",
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "train.clip_gradients.clip_value",
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": "train.clip_gradients.norm_type",
-    "SOLVER.ACCUMULATE": "train.accumulate",
-    "SOLVER.BASE_LR": "optimizer.lr",
-    "SOLVER.EMA_DECAY": "train.ema_decay",
-    "SOLVER.REFERENCE_IMS_PER_BATCH": "train.reference_batch_size",
-    "SOLVER.MAX_ITER": "train.max_iter",
-    "SOLVER.MAX_EPOCHS": "train.max_epochs",
-    "SOLVER.IMAGES_PER_EPOCH": "train.images_per_epoch",
-    "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
-    "SOLVER.CHECKPOINT_PERIOD_EPOCHS": "train.checkpointer.period_epochs",
-    "SOLVER.CHECKPOINT_MAX_TO_KEEP": "train.checkpointer.max_to_keep",
-    "TEST.EVAL_IN_LOOP": "train.eval_in_loop",
-    "TEST.EVAL_PERIOD": "train.eval_period",
-    "TEST.EVAL_PERIOD_EPOCHS": "train.eval_period_epochs",
-    "TEST.VAL_LOSS": "train.val_loss",
-    "TEST.NUM_PICTURES": "train.num_pictures",
-    "EARLY_STOPPING.PATIENCE": "train.early_stopping.patience",
-    "EARLY_STOPPING.METRIC": "train.early_stopping.metric",
-    "EARLY_STOPPING.MODE": "train.early_stopping.mode",
-    "EARLY_STOPPING.MIN_DELTA": "train.early_stopping.min_delta",
-    "EARLY_STOPPING.WARMUP_EVALS": "train.early_stopping.warmup_evals",
-    "INPUT.FAST_RESIZE": "dataloader.train.mapper.fast_resize",
-    "DATASETS.TRAIN": "dataloader.train.dataset.names",
-    "DATALOADER.RANDOM_SUBSET_RATIO": "dataloader.train.random_subset_ratio",
-    "DATALOADER.RANDOM_SUBSET_SEED": "dataloader.train.random_subset_seed",
-    "SOLVER.IMS_PER_BATCH": "dataloader.train.total_batch_size",
-    "DATASETS.TEST": "dataloader.test.dataset.names",
-    "DATALOADER.NUM_WORKERS": "dataloader.test.num_workers",
-    "TEST.IMS_PER_BATCH": "dataloader.test.batch_size",
-    "TEST.RANDOM_SUBSET_RATIO": "dataloader.test.random_subset_ratio",
-    "TEST.RANDOM_SUBSET_SEED": "dataloader.test.random_subset_seed",
-    # Sizes of heads, which follow from the data set.
-    "MODEL.ROI_HEADS.NUM_CLASSES": "model.roi_heads.num_classes",
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "model.roi_heads.keypoint_head.num_keypoints",
-    "MODEL.RETINANET.NUM_CLASSES": "model.num_classes",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "model.sem_seg_head.num_classes",
-}
-# The same for messages, which also name keys that the engine does not read.
-NAMES = KEYS | {
-    "SOLVER.WARMUP_ITERS": "lr_multiplier.warmup_length",
-    "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",  # which that of the test follows
-    "INPUT.MIN_SIZE_TRAIN": "dataloader.train.mapper.augmentations.0.short_edge_length",
-}
-# What else may be in these two nodes; other keys are mistyped. A node of your own has any keys.
-NODES = {
-    "train": ("train.ddp.",),
-    "dataloader.test": ("dataloader.test.mapper.",),
-}
-UNKNOWN = object()
 
 
-def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """The file, then the overrides `key=value key=value ...`.
+class LazyExperiment(Experiment):
+    """An experiment whose config is a DictConfig with detectron2's nodes: model, train, ...
 
-    Returns:
-        the keys that the engine reads, and in `LAZY` the config itself.
+    Args:
+        config_file: Python, or the YAML that a run has saved.
+        overrides: key=value key=value ..., which win over the file.
+        package: name of the project's own package, which a saved config may use.
 
     Raises:
         ValueError: a missing file, an unknown key (with the nearest one), an override that cannot
-            be read, or a value of another type or out of its range.
+            be read, or a value out of its range.
     """
-    if not Path(config_file).is_file():
-        raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.py.")
-    lazy = LazyConfig.load(config_file)
-    missing = {"model", "optimizer", "lr_multiplier", "dataloader", "train"} - set(lazy)
-    if missing:
-        raise ValueError(
-            f"config file '{config_file}' has no {', '.join(sorted(missing))}. What an experiment "
-            "does not define it imports: from .base import dataloader, lr_multiplier, ..."
-        )
-    given = _override(lazy, overrides)
-    _check_keys(lazy)
-    cfg = default_config()
-    cfg["LAZY"] = lazy
-    for key, name in KEYS.items():
-        value = OmegaConf.select(lazy, name)
-        if isinstance(value, ListConfig):
-            value = tuple(value)
-        if key.startswith("DATASETS.") and isinstance(value, str):
-            value = (value,)
-        if isinstance(get_key(cfg, key), float) and isinstance(value, int):
-            value = float(value)
-        if value is not None:
-            try:
-                cfg.merge_from_list([key, value])
-            except ValueError as error:
-                raise ValueError(f"{name} is {value!r}. {error}") from error
-    roi_heads = OmegaConf.select(lazy, "model.roi_heads", default={})
-    cfg.MODEL.MASK_ON = "mask_head" in roi_heads
-    cfg.MODEL.KEYPOINT_ON = "keypoint_head" in roi_heads
-    in_file = {}
-    for iterations, epochs in EPOCHS.items():  # the file's number of epochs counts, if it has one
-        key = iterations if get_key(cfg, epochs) is None else epochs
-        in_file[key] = get_key(cfg, key)
-    choose_units(cfg, [(config_file, in_file), ("the command line", given)])
-    check_values(cfg)
-    set_defaults(cfg, config_file)
-    return cfg
 
+    output_dir = Key("train.output_dir", "./output")
+    device = Key("train.device", "cuda")
+    weights = Key("train.init_checkpoint", "")
+    seed = Key("train.seed", -1)
+    cudnn_benchmark = Key("train.cudnn_benchmark", False)
+    amp = Key("train.amp.enabled", False)
+    log_period = Key("train.log_period", 20)
+    num_pictures = Key("train.num_pictures", 8)
+    train_names = Key("dataloader.train.dataset.names", ())
+    test_names = Key("dataloader.test.dataset.names", ())
+    train_subset_ratio = Key("dataloader.train.random_subset_ratio", 1.0)
+    train_subset_seed = Key("dataloader.train.random_subset_seed", -1)
+    test_subset_ratio = Key("dataloader.test.random_subset_ratio", 1.0)
+    test_subset_seed = Key("dataloader.test.random_subset_seed", 0)
+    num_workers = Key("dataloader.train.num_workers", 0)
+    test_batch_size = Key("dataloader.test.batch_size", 1)
+    batch_size = Key("dataloader.train.total_batch_size")
+    accumulate = Key("train.accumulate", 1)
+    base_lr = Key("optimizer.lr", 0.0)
+    reference_batch_size = Key("train.reference_batch_size", 0)
+    ema_decay = Key("train.ema_decay", 0.0)
+    max_to_keep = Key("train.checkpointer.max_to_keep", 0)
+    images_per_epoch = Key("train.images_per_epoch", 0.0)
+    max_iter = Key("train.max_iter")
+    max_epochs = Key("train.max_epochs")
+    checkpoint_period = Key("train.checkpointer.period", 5000)
+    checkpoint_period_epochs = Key("train.checkpointer.period_epochs")
+    eval_period = Key("train.eval_period", 0)
+    eval_period_epochs = Key("train.eval_period_epochs")
+    eval_in_loop = Key("train.eval_in_loop", True)
+    val_loss = Key("train.val_loss", True)
+    stop_metric = Key("train.early_stopping.metric", "")
+    stop_mode = Key("train.early_stopping.mode", "")
+    stop_patience = Key("train.early_stopping.patience", 0)
+    stop_min_delta = Key("train.early_stopping.min_delta", 0.0)
+    stop_warmup_evals = Key("train.early_stopping.warmup_evals", 0)
+    # Arguments of the training loader that detectron2's function does not have.
+    OWN_ARGUMENTS = ("random_subset_ratio", "random_subset_seed")
 
-def get_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """`read_config`, with the project's data sets registered and the model's classes set by them.
+    def __init__(self, config_file: str, overrides: list[str] = (), *, package: str):
+        super().__init__()
+        self.config = _load(config_file, package)
+        missing = [node for node in NODES if node not in self.config]
+        if missing:
+            raise ValueError(
+                f"config file '{config_file}' has no {', '.join(missing)}. What an experiment does "
+                "not define it imports: from .base import dataloader, lr_multiplier, ..."
+            )
+        given = self._override(overrides)
+        self._check_names()
+        for iterations, epochs in self.EPOCHS.items():
+            names = self.name_of(iterations), self.name_of(epochs)
+            if all(given.get(name) is not None for name in names):
+                raise ValueError(f"{names[0]} and {names[1]} contradict each other: give one.")
+            if given.get(names[0]) is not None:
+                setattr(self, epochs, None)
+        self._check_types()
+        self.check()
+        self._set_defaults(config_file, "./output")
 
-    Raises:
-        KeyError, ValueError: as `read_config` and `set_classes`.
-    """
-    cfg = read_config(config_file, overrides)
-    register_datasets()
-    set_classes(cfg)
-    _put_back(cfg)
-    return cfg
+    def _override(self, overrides) -> dict:
+        late = [word for word in overrides if word.startswith("--")]
+        if late:
+            raise ValueError(f"{late[0]} came after the overrides. Options go before key=value.")
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+        except OverrideParseException as error:
+            raise ValueError(f"config overrides are key=value. {error}") from error
+        for override in parsed:
+            key = override.key_or_group
+            node = OmegaConf.select(self.config, key.rpartition(".")[0] or "")
+            is_argument = isinstance(node, DictConfig) and "_target_" in node  # the call checks it
+            is_known = key in self._names() or is_argument
+            if OmegaConf.select(self.config, key, default=MISSING) is MISSING and not is_known:
+                names = [*self._names(), *flatten(self.config)]
+                raise ValueError(f"there is no config key '{key}'.{_nearest(key, names, 0.6)}")
+        LazyConfig.apply_overrides(self.config, list(overrides))
+        return {override.key_or_group: override.value() for override in parsed}
 
+    @classmethod
+    def _names(cls):
+        keys = (getattr(cls, name) for name in dir(cls))
+        return [key.name for key in keys if isinstance(key, Key)]
 
-def override(key: str, value) -> list[str]:
-    """The words of a command line that give a key of the engine another value."""
-    value = list(value) if isinstance(value, tuple) else value
-    return [f"{NAMES[key]}={value}"]
+    def _check_names(self):
+        # Keys of one's own are welcome in `train`; one that is nearly a known key is mistyped.
+        known = [name for name in self._names() if name.startswith("train.")]
+        known += [f"train.{name}" for name in ("ddp", "model_ema", "clip_gradients")]
+        for name in flatten(self.config.train, "train."):
+            is_known = any(name == key or name.startswith(f"{key}.") for key in known)
+            if not is_known and (hint := _nearest(name, known, 0.9)):
+                raise ValueError(f"there is no config key '{name}'.{hint}")
 
+    def _check_types(self):
+        for name in dir(type(self)):
+            key = getattr(type(self), name)
+            if not isinstance(key, Key) or key.default is None:
+                continue
+            value = getattr(self, name)
+            kind = (int, float) if isinstance(key.default, float) else type(key.default)
+            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(
+                key.default, bool
+            ):
+                raise ValueError(
+                    f"{key.name} is {value!r}. Give a {type(key.default).__name__}, such as "
+                    f"{key.default!r}."
+                )
 
-def write_config(cfg: CfgNode, file: Path):
-    """Writes it, as YAML, so that it can be read again."""
-    _put_back(cfg)
-    LazyConfig.save(cfg.LAZY, str(file))
+    def get_key(self, name, default=None):
+        value = OmegaConf.select(self.config, name, default=default)
+        if name.endswith("dataset.names") and isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, ListConfig) else value
 
+    def set_key(self, name, value):
+        value = list(value) if isinstance(value, tuple) else value
+        OmegaConf.update(self.config, name, value, merge=False, force_add=True)
 
-def build_model(cfg) -> torch.nn.Module:
-    model = instantiate(cfg.LAZY.model).to(cfg.MODEL.DEVICE)
-    if cfg.MODEL.DEVICE == "cpu":
-        use_fast_roi_align(model)
-    return model
+    def save(self, path):
+        LazyConfig.save(self.config, str(path))
 
+    def set_classes(self, things, stuff, keypoints):
+        for name, number in (
+            ("model.roi_heads.num_classes", things),
+            ("model.num_classes", things),
+            ("model.sem_seg_head.num_classes", stuff),
+            ("model.roi_heads.keypoint_head.num_keypoints", keypoints),
+        ):
+            if number and OmegaConf.select(self.config, name) is not None:
+                self.set_key(name, number)
 
-def build_optimizer(cfg, model) -> torch.optim.Optimizer:
-    node = copy.deepcopy(cfg.LAZY.optimizer)
-    node.params.model = model
-    if "lr" in node:
-        node.lr = cfg.SOLVER.BASE_LR  # which may have been scaled
-    return maybe_add_gradient_clipping(cfg, instantiate(node))
+    @property
+    def uses_masks(self):
+        return "mask_head" in self._roi_heads
 
+    @property
+    def uses_keypoints(self):
+        return "keypoint_head" in self._roi_heads
 
-def build_lr_scheduler(cfg, optimizer) -> LRMultiplier:
-    multiplier = _UpToTheEnd(instantiate(cfg.LAZY.lr_multiplier))
-    return LRMultiplier(optimizer, multiplier, cfg.SOLVER.MAX_ITER)
+    @property
+    def _roi_heads(self):
+        return OmegaConf.select(self.config, "model.roi_heads", default={})
+
+    @property
+    def max_detections(self):
+        names = ("roi_heads.box_predictor.test_topk_per_image", "max_detections_per_image")
+        return max(OmegaConf.select(self.config.model, name, default=0) for name in names) or 100
+
+    @property
+    def keypoint_sigmas(self):
+        number = OmegaConf.select(self._roi_heads, "keypoint_head.num_keypoints", default=0)
+        # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
+        return [] if number in (0, 17) else [0.05] * number
+
+    @property
+    def anchor_sizes(self):
+        model = self.config.model
+        generator = model.get("proposal_generator", model).get("anchor_generator", {})
+        levels = generator.get("sizes", [])
+        return [
+            s for level in levels for s in (level if isinstance(level, ListConfig) else [level])
+        ]
+
+    @property
+    def test_size(self):
+        resize = self.config.dataloader.test.mapper.augmentations[0]
+        short = resize.get("short_edge_length", 0)
+        short = max(short) if isinstance(short, ListConfig) else short
+        return short, resize.get("max_size", sys.maxsize)
+
+    def _build_model(self):
+        return instantiate(self.config.model).to(self.device)
+
+    def build_optimizer(self, model):
+        node = copy.deepcopy(self.config.optimizer)
+        node.params.model = model
+        cfg = CfgNode({"SOLVER": {"CLIP_GRADIENTS": self._clipping()}})
+        return maybe_add_gradient_clipping(cfg, instantiate(node))
+
+    def _clipping(self):
+        given = OmegaConf.select(self.config, "train.clip_gradients", default={})
+        names = {"enabled": False, "clip_type": "value", "clip_value": 1.0, "norm_type": 2.0}
+        return {name.upper(): given.get(name, default) for name, default in names.items()}
+
+    def build_lr_scheduler(self, optimizer):
+        multiplier = _UpToTheEnd(instantiate(self.config.lr_multiplier))
+        return LRMultiplier(optimizer, multiplier, self.max_iter)
+
+    def _build_mapper(self, is_train, ground_truth):
+        loaders = self.config.dataloader
+        node = copy.deepcopy(loaders["train" if is_train else "test"].mapper)
+        target = node.get("_target_")
+        if not is_train and target in (DatasetMapper, "detectron2.data.DatasetMapper"):
+            # detectron2's drops annotations unless it is told that it maps for training.
+            of_train = loaders.train.mapper
+            node.is_train = bool(ground_truth)
+            for name in ("use_instance_mask", "use_keypoint", "instance_mask_format"):
+                if name in of_train:
+                    node[name] = of_train[name]
+        elif ground_truth is not None and "ground_truth" in node:
+            node.ground_truth = ground_truth
+        return instantiate(node)
+
+    def _read_train_arguments(self):
+        node = self.config.dataloader.train
+        own = (*self.OWN_ARGUMENTS, "_target_")
+        arguments = {key: instantiate(value) for key, value in node.items() if key not in own}
+        if not arguments.get("sampler"):
+            arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=self.seed)
+        return arguments
+
+    def override(self, attribute: str, value) -> list[str]:
+        """Returns the words of a command line that give a key another value."""
+        value = list(value) if isinstance(value, tuple) else value
+        return [f"{self.name_of(attribute)}={value}"]
 
 
 class _UpToTheEnd(ParamScheduler):
-    """A schedule that can also be asked after the last iteration: a constant one cannot."""
-
-    def __init__(self, schedule: ParamScheduler):
+    # A schedule that can also be asked after the last iteration: a constant one cannot.
+    def __init__(self, schedule):
         self.schedule = schedule
 
-    def __call__(self, where: float) -> float:
+    def __call__(self, where):
         return self.schedule(min(where, 1 - 1e-6))
 
 
-def build_mapper(cfg, is_train: bool, ground_truth: bool | None = None):
-    """The mapper of `dataloader.train` or `dataloader.test`.
-
-    Args:
-        ground_truth: whether it keeps the annotations; as the config says, if it is None.
-    """
-    node = copy.deepcopy(cfg.LAZY.dataloader["train" if is_train else "test"].mapper)
-    if ground_truth is not None:
-        node.ground_truth = ground_truth
-    return instantiate(node)
-
-
-def train_loader_arguments(cfg) -> dict:
-    """The arguments of detectron2's `build_detection_train_loader`."""
-    node = cfg.LAZY.dataloader.train
-    arguments = {
-        key: instantiate(value)
-        for key, value in node.items()
-        if not key.startswith("random_subset")
-    }
-    if not arguments.get("sampler"):
-        arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=cfg.SEED)
-    return arguments
+def flatten(node: DictConfig, prefix: str = "") -> list[str]:
+    """Returns the keys of a node and of all nodes in it, written with dots."""
+    names = []
+    for key in node:
+        is_missing = OmegaConf.is_interpolation(node, key)
+        value = None if is_missing else node[key]
+        inner = isinstance(value, DictConfig)
+        names += flatten(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return names
 
 
-def _override(lazy: DictConfig, overrides) -> dict:
-    """Applies overrides, and returns the engine's keys among them with their values."""
-    late = [word for word in overrides if word.startswith("--")]
-    if late:
-        raise ValueError(f"{late[0]} came after the config overrides. Options go before key=value.")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise ValueError(f"config overrides are key=value. {error}") from error
-    for override in parsed:
-        key = override.key_or_group
-        node = OmegaConf.select(lazy, key.rpartition(".")[0] or "")
-        is_argument = isinstance(node, DictConfig) and "_target_" in node  # its call will check it
-        if OmegaConf.select(lazy, key, default=UNKNOWN) is UNKNOWN and not is_argument:
-            raise ValueError(f"there is no config key '{key}'.{_nearest(key, lazy)}")
-    LazyConfig.apply_overrides(lazy, list(overrides))
-    keys = {name: key for key, name in KEYS.items()}
-    return {
-        keys[override.key_or_group]: override.value()
-        for override in parsed
-        if override.key_or_group in keys
-    }
-
-
-def _check_keys(lazy):
-    known = KEYS.values()
-    for node, others in NODES.items():
-        for name in _names(OmegaConf.select(lazy, node), f"{node}."):
-            if name not in known and not name.startswith(others):
-                raise ValueError(f"there is no config key '{name}'.{_nearest(name, known)}")
-
-
-def _nearest(name, names):
-    names = _names(names) if isinstance(names, DictConfig) else names
-    near = difflib.get_close_matches(name, names, n=1)
+def _nearest(name, names, cutoff):
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _names(node, prefix=""):
-    """The keys of a node and all nodes in it, written with dots."""
-    return list(flat(OmegaConf.to_container(node, resolve=False), prefix))
+def _load(config_file, package) -> DictConfig:
+    path = Path(config_file)
+    if not path.is_file():
+        raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.py.")
+    if path.suffix == ".py":
+        return LazyConfig.load(str(path))
+    try:
+        nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        _check_targets(nodes, (*TRUSTED, f"{package}."), config_file)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
+    return OmegaConf.create(nodes, flags={"allow_objects": True})
 
 
-def _put_back(cfg):
-    """What the engine has found out goes into the config itself."""
-    for key, name in KEYS.items():
-        if OmegaConf.select(cfg.LAZY, name, default=UNKNOWN) is not UNKNOWN:
-            value = get_key(cfg, key)
-            value = list(value) if isinstance(value, tuple) else value
-            OmegaConf.update(cfg.LAZY, name, value, merge=False)
+class _Loader(yaml.SafeLoader):
+    """Reads what LazyConfig.save writes: data, tuples, shapes; nothing that runs code."""
+
+
+def _shape(loader, node):
+    return ShapeSpec(**loader.construct_mapping(node))
+
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_Loader.add_constructor(
+    f"{_PYTHON}tuple", lambda loader, node: list(loader.construct_sequence(node))
+)
+_Loader.add_constructor(f"{_PYTHON}object:detectron2.layers.shape_spec.ShapeSpec", _shape)
+
+
+def _check_targets(node, trusted, config_file):
+    if isinstance(node, dict):
+        target = node.get("_target_", trusted[0])
+        if not str(target).startswith(trusted):
+            raise ValueError(
+                f"config file '{config_file}' would call {target}. A saved config may call only "
+                f"{', '.join(trusted)}; give the Python config instead if you trust it."
+            )
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list)):
+            _check_targets(value, trusted, config_file)

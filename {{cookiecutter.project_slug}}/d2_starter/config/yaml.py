@@ -1,123 +1,253 @@
-"""An experiment: its config file, and what is built from it."""
+"""Reads experiments from YAML configs, with detectron2's keys and the library's."""
 
 import difflib
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
-import torch
 import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader
-from detectron2.modeling import build_model as build_plain_model
-from detectron2.solver import build_optimizer
+from detectron2.modeling import build_model
+from detectron2.projects.point_rend import add_pointrend_config
+from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from . import modelling  # noqa: F401  registers the project's components
-from .config import (
-    EPOCHS,
-    check_values,
-    choose_units,
-    default_config,
-    flat,
-    get_key,
-    set_classes,
-    set_defaults,
-    set_key,
-)
-from .data.dataset import register_datasets
-from .data.dataset_mapper import Mapper
-from .modelling.roi_align import use_fast_roi_align
-
-__all__ = ["build_optimizer"]  # detectron2's
-
-NAMES = {}  # how config files spell a key, where it is not as the engine does
+from .experiment import Experiment, Key
+from .keys import add_starter_config
 
 
-def read_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """The defaults, then the file, then the overrides `KEY VALUE KEY VALUE ...`.
+class YamlExperiment(Experiment):
+    """An experiment whose config is detectron2's CfgNode.
+
+    Args:
+        config_file: YAML, which may build on another file (`_BASE_`).
+        overrides: KEY VALUE KEY VALUE ..., which win over the file.
+        add_config: adds the project's own keys to a CfgNode.
+        mapper: called as mapper(cfg, is_train=..., ground_truth=...), returns a mapper.
 
     Raises:
-        ValueError: a missing file, an unknown key (with the nearest one), overrides out of pairs, a
-            length given both in iterations and epochs, or a value out of its range.
+        ValueError: a missing file, an unknown key (with the nearest one), overrides out of pairs,
+            a length given both in iterations and epochs, or a value out of its range.
     """
+
+    output_dir = Key("OUTPUT_DIR")
+    device = Key("MODEL.DEVICE")
+    weights = Key("MODEL.WEIGHTS")
+    seed = Key("SEED")
+    cudnn_benchmark = Key("CUDNN_BENCHMARK")
+    amp = Key("SOLVER.AMP.ENABLED")
+    log_period = Key("LOG_PERIOD")
+    num_pictures = Key("TEST.NUM_PICTURES")
+    train_names = Key("DATASETS.TRAIN")
+    test_names = Key("DATASETS.TEST")
+    train_subset_ratio = Key("DATALOADER.RANDOM_SUBSET_RATIO")
+    train_subset_seed = Key("DATALOADER.RANDOM_SUBSET_SEED")
+    test_subset_ratio = Key("TEST.RANDOM_SUBSET_RATIO")
+    test_subset_seed = Key("TEST.RANDOM_SUBSET_SEED")
+    num_workers = Key("DATALOADER.NUM_WORKERS")
+    test_batch_size = Key("TEST.IMS_PER_BATCH")
+    batch_size = Key("SOLVER.IMS_PER_BATCH")
+    accumulate = Key("SOLVER.ACCUMULATE")
+    base_lr = Key("SOLVER.BASE_LR")
+    reference_batch_size = Key("SOLVER.REFERENCE_IMS_PER_BATCH")
+    ema_decay = Key("SOLVER.EMA_DECAY")
+    max_to_keep = Key("SOLVER.CHECKPOINT_MAX_TO_KEEP")
+    images_per_epoch = Key("SOLVER.IMAGES_PER_EPOCH")
+    max_iter = Key("SOLVER.MAX_ITER")
+    max_epochs = Key("SOLVER.MAX_EPOCHS")
+    warmup_iters = Key("SOLVER.WARMUP_ITERS")
+    warmup_epochs = Key("SOLVER.WARMUP_EPOCHS")
+    steps = Key("SOLVER.STEPS")
+    steps_epochs = Key("SOLVER.STEPS_EPOCHS", ())
+    checkpoint_period = Key("SOLVER.CHECKPOINT_PERIOD")
+    checkpoint_period_epochs = Key("SOLVER.CHECKPOINT_PERIOD_EPOCHS")
+    eval_period = Key("TEST.EVAL_PERIOD")
+    eval_period_epochs = Key("TEST.EVAL_PERIOD_EPOCHS")
+    eval_in_loop = Key("TEST.EVAL_IN_LOOP")
+    val_loss = Key("TEST.VAL_LOSS")
+    stop_metric = Key("EARLY_STOPPING.METRIC")
+    stop_mode = Key("EARLY_STOPPING.MODE")
+    stop_patience = Key("EARLY_STOPPING.PATIENCE")
+    stop_min_delta = Key("EARLY_STOPPING.MIN_DELTA")
+    stop_warmup_evals = Key("EARLY_STOPPING.WARMUP_EVALS")
+    EPOCHS = Experiment.EPOCHS | {"warmup_iters": "warmup_epochs", "steps": "steps_epochs"}
+    # Heads, and what of the data decides their size: things, stuff (or both), keypoints.
+    HEADS = (
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "things"),
+        ("MODEL.RETINANET.NUM_CLASSES", "things"),
+        ("MODEL.POINT_HEAD.NUM_CLASSES", "things or stuff"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "stuff"),
+        ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "keypoints"),
+    )
+
+    def __init__(
+        self,
+        config_file: str,
+        overrides: list[str] = (),
+        *,
+        add_config: Callable[[CfgNode], None],
+        mapper: Callable,
+    ):
+        super().__init__()
+        self._mapper = mapper
+        self.config = default_config(add_config)
+        self._defaults = self.config.clone()
+        _check_overrides(overrides)
+        given = _read(config_file)
+        for iterations, epochs in self.EPOCHS.items():
+            self._settle_unit(given, config_file, iterations, epochs)
+        try:
+            self.config.merge_from_other_cfg(CfgNode(given))
+            given = dict(zip(overrides[::2], overrides[1::2]))
+            for epochs in map(self.name_of, self.EPOCHS.values()):
+                if epochs in given:
+                    self.set_key(epochs, None)  # so that 1.5 epochs can take the place of 2
+            self.config.merge_from_list(list(overrides))
+        except (KeyError, AssertionError) as error:
+            raise ValueError(self._unknown(str(error.args[0]))) from error
+        for iterations, epochs in self.EPOCHS.items():
+            names = self.name_of(iterations), self.name_of(epochs)
+            if all(name in given for name in names):
+                raise _contradiction("the command line", names, [given[name] for name in names])
+            if names[0] in given:
+                setattr(self, epochs, getattr(type(self), epochs).default)
+        sampler, ratio = self.config.DATALOADER.SAMPLER_TRAIN, self.train_subset_ratio
+        if ratio < 1 and sampler not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
+            self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
+        self.check()
+        self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
+
+    def _settle_unit(self, given, config_file, iterations, epochs):
+        # In a file, with all that it builds on, a length is in iterations or in epochs.
+        names = self.name_of(iterations), self.name_of(epochs)
+        values = [reduce(lambda n, k: (n or {}).get(k), name.split("."), given) for name in names]
+        if None not in values and CfgNode._decode_cfg_value(values[1]) not in (None, (), []):
+            raise _contradiction(config_file, names, values)
+
+    def _unknown(self, message):
+        key = message.rpartition(" ")[2]
+        near = difflib.get_close_matches(key, flatten(self._defaults), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return (
+            f"{message}.{hint} The project's own keys are declared in config.py, the library's in "
+            "d2_starter/config/keys.py, detectron2's in detectron2/config/defaults.py."
+        )
+
+    def get_key(self, name, default=None):
+        return reduce(getattr, name.split("."), self.config)
+
+    def set_key(self, name, value):
+        *nodes, last = name.split(".")
+        setattr(reduce(getattr, nodes, self.config), last, value)
+
+    def save(self, path):
+        Path(path).write_text(self.config.dump(), encoding="utf-8")
+
+    def set_classes(self, things, stuff, keypoints):
+        counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
+        counts["things or stuff"] = things or stuff
+        for name, kind in self.HEADS:
+            number, given = counts[kind], self.get_key(name)
+            default = reduce(getattr, name.split("."), self._defaults)
+            if number and given not in (number, default):
+                raise ValueError(
+                    f"{name} is {given} in the config, but '{self.train_names[0]}' has {number}. "
+                    "Remove the key: it follows from the dataset."
+                )
+            self.set_key(name, number or given)
+        if keypoints and len(self.config.TEST.KEYPOINT_OKS_SIGMAS) != keypoints:
+            # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
+            self.config.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * keypoints
+
+    @property
+    def uses_masks(self):
+        return self.config.MODEL.MASK_ON
+
+    @property
+    def uses_keypoints(self):
+        return self.config.MODEL.KEYPOINT_ON
+
+    @property
+    def max_detections(self):
+        return self.config.TEST.DETECTIONS_PER_IMAGE
+
+    @property
+    def keypoint_sigmas(self):
+        return self.config.TEST.KEYPOINT_OKS_SIGMAS
+
+    @property
+    def anchor_sizes(self):
+        levels = self.config.MODEL.ANCHOR_GENERATOR.SIZES
+        return [size for level in levels for size in level]
+
+    @property
+    def test_size(self):
+        return self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST
+
+    def _build_model(self):
+        return build_model(self.config)
+
+    def _build_mapper(self, is_train, ground_truth):
+        return self._mapper(self.config, is_train=is_train, ground_truth=ground_truth)
+
+    def _read_train_arguments(self):
+        mapper = self.build_mapper(is_train=True)
+        return build_detection_train_loader.from_config(self.config, mapper=mapper)
+
+    def build_optimizer(self, model):
+        return build_optimizer(self.config, model)
+
+    def build_lr_scheduler(self, optimizer):
+        return build_lr_scheduler(self.config, optimizer)
+
+    def override(self, attribute: str, value) -> list[str]:
+        """Returns the words of a command line that give a key another value."""
+        return [self.name_of(attribute), str(value)]
+
+
+def default_config(add_config: Callable[[CfgNode], None]) -> CfgNode:
+    """Returns all keys with their defaults: detectron2's, PointRend's, the library's, yours."""
+    cfg = get_cfg()
+    add_pointrend_config(cfg)
+    add_starter_config(cfg)
+    add_config(cfg)
+    return cfg
+
+
+def flatten(nodes: dict, prefix: str = "") -> dict:
+    """Returns {"SOLVER": {"MAX_ITER": 1}} as {"SOLVER.MAX_ITER": 1}."""
+    keys = {}
+    for key, value in nodes.items():
+        is_node = isinstance(value, dict)
+        keys |= flatten(value, f"{prefix}{key}.") if is_node else {prefix + key: value}
+    return keys
+
+
+def _check_overrides(overrides):
     late = [word for word in overrides if word.startswith("--")]
     if late:
         raise ValueError(f"{late[0]} came after the config overrides. Options go before KEY VALUE.")
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs KEY VALUE; '{overrides[-1]}' has no value.")
-    layers = _layers(config_file)
-    cfg = default_config()
-    try:
-        cfg.merge_from_file(config_file)
-        for key in set(EPOCHS.values()).intersection(overrides):
-            set_key(cfg, key, None)  # so that 1.5 epochs can take the place of 2
-        cfg.merge_from_list(list(overrides))
-    except (KeyError, AssertionError) as error:
-        message = str(error.args[0])
-        key = message.rpartition(" ")[2]
-        near = difflib.get_close_matches(key, flat(default_config()), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"{message}.{hint} The project's own keys are declared in config.py, detectron2's in "
-            "detectron2/config/defaults.py."
-        ) from error
-    layers.append(("the command line", {key: get_key(cfg, key) for key in overrides[::2]}))
-    choose_units(cfg, layers)
-    check_values(cfg)
-    set_defaults(cfg, config_file)
-    return cfg
 
 
-def get_config(config_file: str, overrides: list[str] = ()) -> CfgNode:
-    """`read_config`, with the project's data sets registered and the model's classes set by them.
-
-    Raises:
-        KeyError, ValueError: as `read_config` and `set_classes`.
-    """
-    cfg = read_config(config_file, overrides)
-    register_datasets()
-    set_classes(cfg)
-    return cfg
-
-
-def override(key: str, value) -> list[str]:
-    """The words of a command line that give a key of the engine another value."""
-    return [key, str(value)]
-
-
-def write_config(cfg: CfgNode, file: Path):
-    """Writes it so that it can be read again."""
-    file.write_text(cfg.dump(), encoding="utf-8")
-
-
-def build_model(cfg) -> torch.nn.Module:
-    """detectron2's `build_model`, with layers that are faster to train where it is on a CPU."""
-    model = build_plain_model(cfg)
-    if cfg.MODEL.DEVICE == "cpu":
-        use_fast_roi_align(model)
-    return model
-
-
-def build_mapper(cfg, is_train: bool, ground_truth: bool | None = None) -> Mapper:
-    return Mapper(cfg, is_train=is_train, ground_truth=ground_truth)
-
-
-def train_loader_arguments(cfg) -> dict:
-    """The arguments of detectron2's `build_detection_train_loader`."""
-    mapper = build_mapper(cfg, is_train=True)
-    return build_detection_train_loader.from_config(cfg, mapper=mapper)
-
-
-def _layers(config_file):
-    """The keys and values of each file that a config is made of, what it builds on first."""
+def _read(config_file) -> dict:
     if not Path(config_file).is_file():
         raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.yaml.")
-    try:
-        nodes = yaml.safe_load(Path(config_file).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    try:  # data alone: detectron2's own reading would run what a tag of Python says
+        nodes = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"config file '{config_file}' has no keys and values.") from error
     if not isinstance(nodes, dict):
         raise ValueError(f"config file '{config_file}' has no keys and values, but {nodes!r}.")
-    bases = nodes.pop("_BASE_", [])
-    layers = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        layers += _layers(Path(config_file).parent / Path(base).expanduser())
-    return [*layers, (config_file, flat(nodes))]
+    nodes.pop("VERSION", None)
+    return nodes
+
+
+def _contradiction(where, names, values):
+    return ValueError(
+        f"{names[0]} {values[0]} and {names[1]} {values[1]} contradict each other in {where} (and "
+        f"what it builds on). Keep one; {names[1]}: null takes back what a base config says."
+    )

@@ -115,3 +115,12 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     tensor = torch.empty(image.shape[2], *image.shape[:2], dtype=torch.uint8)
     cv2.split(np.ascontiguousarray(image), list(tensor.numpy()))
     return tensor
+
+
+def read_label_map(file: str) -> np.ndarray:
+    """Reads (H, W) uint8, the class of each pixel: the values in the file, whatever its palette.
+
+    detectron2's own mapper takes the brightness of a palette's colors for classes.
+    """
+    with Image.open(file) as image:
+        return np.array(image)

@@ -1,20 +1,18 @@
-"""The loaders: detectron2's, with the project's mapper, random subsets, and an order to resume."""
+"""Builds loaders: detectron2's, in an order and with random numbers that a resumed run repeats."""
 
+import math
 import os
+import random
 import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import torch
-from detectron2.data import (
-    DatasetFromList,
-    MapDataset,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import (
     InferenceSampler,
@@ -23,73 +21,135 @@ from detectron2.data.samplers import (
 )
 from detectron2.utils import comm
 from torch.multiprocessing.reductions import reduce_tensor
-from torch.utils.data import DataLoader, Sampler
-
-from ..experiment import build_mapper, train_loader_arguments
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 SMALL = 2**18  # bytes; what is larger is faster sent through shared memory than through a pipe
-# How clusters announce that they take a machine away; SIGUSR1 is not known to Windows.
+# The signals by which clusters take a machine away; Windows does not know SIGUSR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class SkippingSampler(Sampler):
-    """Another sampler without its first `skip` indices.
+def seed_all(*numbers: int):
+    """Seeds Python, NumPy and PyTorch from integers, alike on every machine."""
+    seeds = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2)
+    random.seed(int(seeds[0]))
+    np.random.seed(seeds[0])
+    torch.manual_seed(int(seeds[1]))
 
-    detectron2's samplers start over in a resumed run, which then sees the images of its first epoch
-    again and others never.
+
+class SeededDataset(Dataset):
+    """Maps dataset dicts, each with random numbers that follow from its place in the training.
+
+    So neither the number of workers nor an interruption changes what an augmentation draws.
     """
 
-    def __init__(self, sampler: Sampler, skip: int):
-        self.sampler = sampler
-        self.skip = skip
+    def __init__(self, dataset: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int):
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
 
-    def __iter__(self):
-        return islice(iter(self.sampler), self.skip, None)
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, drawn: tuple[int, int]) -> dict:
+        """Maps one image.
+
+        Args:
+            drawn: index into the dataset, and number of the draw since the training began.
+
+        Raises:
+            ValueError: the mapper refuses 1,000 images in a row.
+        """
+        index, draw = drawn
+        seed_all(self.seed, draw)
+        for _ in range(1000):
+            mapped = self.mapper(self.dataset[index])
+            if mapped is not None:
+                return mapped
+            index = random.randrange(len(self.dataset))  # as detectron2's MapDataset does
+        raise ValueError("the mapper returned None for 1,000 images in a row.")
 
 
-def build_train_loader(cfg, start_iter: int = 0):
-    """An endless loader of batches (lists of `SOLVER.IMS_PER_BATCH / world size` mapped dicts).
+class TrainingBatches(Sampler):
+    """Batches of a sampler's indices, of landscape or portrait images only where that is wanted.
 
     Args:
-        start_iter: the iteration that training starts from; what the iterations before it have
-            seen is skipped.
+        sampler: of detectron2: its endless stream is this rank's share of all draws.
+        batch_size: images of this rank.
+        groups: one of two groups for each index, or None: as they come.
+        start_iter: batches that are skipped, because an earlier process has used them.
     """
-    arguments = _arguments(cfg)
-    # Every rank's sampler yields its share of the stream: skip is in images of one rank.
-    batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    skip = start_iter * batch_size
-    if arguments.get("aspect_ratio_grouping", True):
-        # Workers then send single images, and hold two each ready if they are not told otherwise.
-        # Of these a batch would take what there is, and wait for the rest.
-        prefetch = -(-2 * batch_size // max(1, cfg.DATALOADER.NUM_WORKERS))
-        arguments.setdefault("prefetch_factor", max(2, prefetch))
-    arguments["sampler"] = SkippingSampler(arguments["sampler"], skip)
-    batches = loader = build_detection_train_loader(**arguments)
-    while not isinstance(loader, DataLoader):
-        loader = loader.dataset
-    loader.worker_init_fn = WorkerInit(loader.worker_init_fn)
-    return batches
+
+    def __init__(self, sampler: Iterable[int], batch_size: int, groups, start_iter: int = 0):
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.groups = groups
+        self.start_iter = start_iter
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return islice(self._batches(), self.start_iter, None)
+
+    def _batches(self):
+        draws = count(comm.get_rank(), comm.get_world_size())
+        waiting = defaultdict(list)
+        for index, draw in zip(self.sampler, draws):
+            batch = waiting[self.groups and self.groups[index]]
+            batch.append((int(index), draw))
+            if len(batch) == self.batch_size:
+                yield batch.copy()
+                batch.clear()
+
+
+def build_train_loader(
+    dataset: Sequence[dict],
+    mapper: Callable[[dict], dict | None],
+    sampler: Iterable[int],
+    total_batch_size: int,
+    *,
+    seed: int,
+    start_iter: int = 0,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    collate_fn: Callable[[list], object] | None = None,
+    **more,
+) -> DataLoader:
+    """Builds an endless loader of batches of mapped dicts, as detectron2's own does.
+
+    Unlike detectron2's, batch number i has the same images and the same random numbers in an
+    uninterrupted run, after a resume, and with any number of workers.
+
+    Args:
+        total_batch_size: images of all ranks in a batch.
+        start_iter: the first iteration; the batches before are skipped without being loaded.
+        more: of PyTorch's DataLoader.
+    """
+    groups = None
+    if aspect_ratio_grouping and all("width" in record for record in dataset):
+        groups = [record["width"] > record["height"] for record in dataset]
+    batch_size = total_batch_size // comm.get_world_size()
+    return DataLoader(
+        SeededDataset(DatasetFromList(list(dataset), copy=False), mapper, seed),
+        batch_sampler=TrainingBatches(sampler, batch_size, groups, start_iter),
+        num_workers=num_workers,
+        collate_fn=collate_fn or trivial_batch_collator,
+        worker_init_fn=WorkerInit(),
+        generator=torch.Generator(),  # the workers' base seed is not drawn from the training's
+        **more,
+    )
 
 
 class WorkerInit:
-    """Has a worker of a loader leave the signals that ask to stop to the process that it works for,
-    and send it small tensors in a fast way.
+    """Makes a worker of a loader leave signals to its process, and send small tensors fast.
 
-    A cluster sends them to all processes; that training can finish its iteration, and an evaluation
-    end in order, takes workers that go on. SIGTERM of its own process ends a worker, as it does in
-    PyTorch's loaders. (On systems without sigtimedwait, such as macOS, all stays as it is there.)
+    A cluster sends SIGTERM to all processes; a training can finish its iteration only with workers
+    that go on. SIGTERM from the worker's own process ends the worker, as in PyTorch's loaders. (On
+    systems without sigtimedwait, such as macOS, nothing is changed.)
     """
-
-    def __init__(self, also: Callable[[int], None] | None = None):
-        self.also = also
 
     def __call__(self, worker_id: int):
         if hasattr(signal, "sigtimedwait"):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the threads to come, too
             threading.Thread(target=self._wait, args=(os.getppid(),), daemon=True).start()
             ForkingPickler.register(torch.Tensor, _reduce)
-        if self.also:
-            self.also(worker_id)
 
     @staticmethod
     def _wait(parent: int):
@@ -102,90 +162,58 @@ class WorkerInit:
 
 
 def _reduce(tensor: torch.Tensor):
-    """How a worker sends a tensor: through the pipe, if it is small.
-
-    PyTorch sends all through shared memory, which takes a connection of their own for each of
-    them: half a millisecond, whatever their size.
-    """
+    # PyTorch sends every tensor through shared memory, which takes a connection of its own for
+    # each: half a millisecond, whatever the size. Small ones go through the pipe.
     is_plain = tensor.is_cpu and tensor.layout == torch.strided and not tensor.requires_grad
     if tensor.nbytes > SMALL or not is_plain or tensor.dtype == torch.bfloat16:
         return reduce_tensor(tensor)
     return torch.from_numpy, (tensor.numpy(),)
 
 
-def _arguments(cfg):
-    try:
-        arguments = train_loader_arguments(cfg)
-    except AssertionError as error:  # detectron2's, when none is left
-        names = ", ".join(cfg.DATASETS.TRAIN)
-        raise ValueError(
-            f"there is no image to train on in {names}: {error} Images without annotations, or "
-            "with crowds alone, are left out. tools/check_dataset.py says what is in the data set."
-        ) from error
-    check_annotations(cfg, arguments["dataset"], cfg.DATASETS.TRAIN)
-    ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    if ratio < 1:
-        # From a config it would get no seeds, and so take other images when a run is resumed.
-        number = len(arguments["dataset"])
-        if number * ratio < 1:
-            raise ValueError(
-                f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {number} images is no image."
-            )
-        arguments["sampler"] = RandomSubsetTrainingSampler(
-            number, ratio, seed_shuffle=cfg.SEED, seed_subset=cfg.DATALOADER.RANDOM_SUBSET_SEED
-        )
-    return arguments
+def check_annotations(dataset: Iterable[dict], names: Sequence[str], masks: bool, keypoints: bool):
+    """Checks that every object has what the model learns or is evaluated by.
 
-
-def check_annotations(cfg, dataset: list[dict], names: Sequence[str]):
-    """
     Raises:
-        ValueError: some objects of the data sets `names` lack what the model learns or is
-            evaluated by.
+        ValueError: some objects have no mask, or no keypoints.
     """
     annotations = [a for r in dataset for a in r.get("annotations", ()) if not a.get("iscrowd")]
     for what, key, is_needed in (
-        ("mask", "segmentation", cfg.MODEL.MASK_ON),
-        ("keypoints", "keypoints", cfg.MODEL.KEYPOINT_ON),
+        ("mask", "segmentation", masks),
+        ("keypoints", "keypoints", keypoints),
     ):
         without = sum(key not in annotation for annotation in annotations)
         if is_needed and without:
             raise ValueError(
                 f"{without} of {len(annotations)} objects in {', '.join(names)} have no {what}, "
-                "which this model learns. Take a config without, such as configs/"
-                "faster_rcnn_R_50_FPN.{{ cookiecutter.__suffix }}, or leave those objects out in data/dataset.py."
+                "which this model learns. Take a config without, such as faster_rcnn_R_50_FPN, or "
+                "leave those objects out in data/dataset.py."
             )
 
 
-def training_images(cfg) -> tuple[float, list | None]:
-    """How many images the training loader delivers in an epoch, and which, if it is a subset.
+def images_per_epoch(dataset: Sequence[dict], sampler) -> float:
+    """Returns how many images the loader delivers in an epoch, on average over epochs.
 
-    Without those that detectron2 filters out. Where a sampler repeats images of rare classes, it is
-    the number that it delivers on average.
+    A sampler may deliver a subset only, or images of rare classes more than once.
     """
-    arguments = _arguments(cfg)
-    dataset, sampler = arguments["dataset"], arguments["sampler"]
     if isinstance(sampler, RandomSubsetTrainingSampler):
-        subset = image_ids(dataset[i] for i in sampler._indexes_subset.tolist())
-        return float(len(subset)), subset
+        return float(len(sampler._indexes_subset))
     if isinstance(sampler, RepeatFactorTrainingSampler):
-        return (sampler._int_part + sampler._frac_part).sum().item(), None
-    return float(len(dataset)), None
+        return (sampler._int_part + sampler._frac_part).sum().item()
+    return float(len(dataset))
 
 
-def get_test_dataset(cfg, dataset_name: str) -> list[dict]:
-    """The dataset dicts of a test set, or of the subset `TEST.RANDOM_SUBSET_RATIO` of it."""
-    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    number = max(1, round(cfg.TEST.RANDOM_SUBSET_RATIO * len(dataset)))
-    if number == len(dataset):
+def take_subset(dataset: list[dict], ratio: float, seed: int) -> list[dict]:
+    """Returns a random share of the images, in their order, which is the same for the same seed."""
+    number = max(1, math.floor(ratio * len(dataset) + 0.5))
+    if number >= len(dataset):
         return dataset
-    generator = torch.Generator().manual_seed(cfg.TEST.RANDOM_SUBSET_SEED)
+    generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=generator)[:number].sort().values
     return [dataset[i] for i in chosen.tolist()]
 
 
 def image_ids(dataset: Iterable[dict]) -> list:
-    """What identifies each image: its `image_id`, or else its file."""
+    """Returns what identifies each image: its `image_id`, or else its file."""
     return [record.get("image_id", record["file_name"]) for record in dataset]
 
 
@@ -193,14 +221,13 @@ class SameSizeBatches(Sampler):
     """Batches of another sampler's indices, each of images of one size only.
 
     In a mixed batch the smaller images are padded, which changes what a model finds in them.
+
+    Args:
+        sampler: indices into `sizes`.
+        sizes: what the images of a batch have in common; None is like no other.
     """
 
     def __init__(self, sampler: Iterable[int], sizes: list, batch_size: int):
-        """
-        Args:
-            sampler: indices into `sizes`.
-            sizes: what the images of a batch have in common; None is like no other.
-        """
         groups = defaultdict(list)
         for index in sampler:
             groups[index if sizes[index] is None else sizes[index]].append(index)
@@ -217,21 +244,19 @@ class SameSizeBatches(Sampler):
         return len(self.batches)
 
 
-def build_test_loader(cfg, dataset: list[dict]) -> DataLoader:
-    """A loader that delivers every image once, split over the ranks.
+def build_test_loader(
+    dataset: list[dict], mapper: Callable[[dict], dict], batch_size: int = 1, num_workers: int = 0
+) -> DataLoader:
+    """Builds a loader that delivers every image once, split over the ranks.
 
-    Its batches have up to `TEST.IMS_PER_BATCH` images of one size; images whose dataset dict does
-    not say their size come alone. With `TEST.VAL_LOSS` they come with their ground truth.
+    Its batches have up to `batch_size` images of one size; an image of unknown size comes alone.
     """
-    mapper = build_mapper(cfg, is_train=False, ground_truth=cfg.TEST.VAL_LOSS)
     sizes = [(r["height"], r["width"]) if "width" in r else None for r in dataset]
     return DataLoader(
         MapDataset(DatasetFromList(dataset, copy=False), mapper),
-        batch_sampler=SameSizeBatches(
-            InferenceSampler(len(dataset)), sizes, cfg.TEST.IMS_PER_BATCH
-        ),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        batch_sampler=SameSizeBatches(InferenceSampler(len(dataset)), sizes, batch_size),
+        num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=WorkerInit(),
-        generator=torch.Generator(),  # its workers' seeds are not drawn from the training's
+        generator=torch.Generator(),
     )

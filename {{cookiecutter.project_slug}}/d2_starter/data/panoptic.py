@@ -13,8 +13,8 @@ import numpy as np
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
+from ..formats.coco import read_categories
 from .catalog import existing
-from .coco import read_categories
 from .label_maps import IGNORED, derived_label_maps, segments_to_annotations
 
 VOID = 0  # the id of pixels without a segment

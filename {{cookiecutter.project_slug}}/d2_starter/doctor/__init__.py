@@ -4,7 +4,6 @@ findings.py lists all that can be found. reading.py reads data sets tolerantly, 
 one image with its masks and its label map, annotations.py at all annotations at once.
 """
 
-import copy
 import gc
 import multiprocessing
 import os
@@ -15,7 +14,6 @@ from itertools import combinations
 
 import numpy as np
 
-from ...config import set_classes
 from .annotations import (
     check_boxes,
     check_classes,
@@ -37,7 +35,7 @@ STOP_LOADING |= {"box-invalid", "mask-polygon", "mask-rle", "keypoints-invalid"}
 
 def check(
     names: Iterable[str],
-    cfg=None,
+    experiment=None,
     with_images: bool = True,
     track: Callable[[Iterable, int, str], Iterable] = lambda iterable, total, name: iterable,
 ) -> dict:
@@ -45,19 +43,19 @@ def check(
 
     Args:
         names: registered data sets.
-        cfg: a config as `read_config` returns it, to check against its model.
+        experiment: to check against its model.
         with_images: whether image files are read, and not only annotations.
         track: passes on an iterable, and shows its progress.
 
     Returns:
         what tools/check_dataset.py prints as JSON.
     """
-    model = read_model(cfg) if cfg is not None else None
+    model = read_model(experiment) if experiment else None
     reports, datasets = {}, []
     try:
         for name in names:
             dataset = read(name)
-            reports[name] = check_dataset(dataset, cfg, model, with_images, track)
+            reports[name] = check_dataset(dataset, experiment, model, with_images, track)
             dataset.records = []  # memory for the next one
             datasets.append(dataset)
     finally:
@@ -66,7 +64,7 @@ def check(
     return report | ({"model": model._asdict()} if model else {})
 
 
-def check_dataset(dataset: Dataset, cfg, model: Model | None, with_images, track) -> dict:
+def check_dataset(dataset: Dataset, experiment, model: Model | None, with_images, track) -> dict:
     """The report on one data set; see `check`."""
     found = dataset.found
     report = {"images": len(dataset.records), "annotations": 0, "crowds": 0, "classes": {}}
@@ -83,8 +81,8 @@ def check_dataset(dataset: Dataset, cfg, model: Model | None, with_images, track
         sizes = check_sizes(objects, is_usable, model, found)
         labels = check_labels(dataset, results) if with_images else {}
         report |= _numbers(dataset, objects, sizes, labels, model.anchors if model else [])
-        if cfg is not None and not dataset.error:
-            check_config(dataset, cfg)
+        if experiment and not dataset.error:
+            check_config(dataset, experiment)
     if dataset.error and not STOP_LOADING & found.counts.keys():  # else it says it again
         found.add("not-loadable", dataset.error)
     return report | {"findings": found.as_list()}
@@ -172,12 +170,12 @@ def check_labels(dataset: Dataset, results: list) -> dict[str, int]:
     return {name: counts[i] for i, name in enumerate(dataset.stuff)}
 
 
-def check_config(dataset: Dataset, cfg):
-    """Numbers of classes that a config file gives, though they follow from the data set."""
-    cfg = copy.deepcopy(cfg)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (dataset.name,), ()
+def check_config(dataset: Dataset, experiment):
+    """Reports numbers of classes that a config gives, though they follow from the dataset."""
+    experiment = experiment.copy()
+    experiment.train_names, experiment.test_names = (dataset.name,), ()
     try:
-        set_classes(cfg)
+        experiment.follow_data()
     except ValueError as error:
         dataset.found.add("class-number", str(error))
 

@@ -4,7 +4,6 @@ import gc
 import json
 import math
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -52,20 +51,16 @@ class Dataset:
         return list(self.classes.values())
 
 
-def read_model(cfg) -> Model:
-    """The anchors, the size of images and the heads, of a config in YAML or in Python."""
-    lazy = cfg.get("LAZY")
-    if lazy is None:
-        anchors = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-        sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    else:
-        generator = lazy.model.get("proposal_generator", lazy.model).get("anchor_generator", {})
-        anchors = generator.get("sizes", [])
-        resize = lazy.dataloader.test.mapper.augmentations[0]
-        sides = resize.get("short_edge_length", 0), resize.get("max_size", sys.maxsize)
-    short = sides[0] if isinstance(sides[0], int) else max(sides[0])
-    flat = [size for level in anchors for size in ([level] if np.isscalar(level) else level)]
-    return Model(sorted(flat), short, sides[1], cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON)
+def read_model(experiment) -> Model:
+    """Returns the anchors, the size of images and the heads of an experiment's model."""
+    short, long = experiment.test_size
+    return Model(
+        sorted(experiment.anchor_sizes),
+        short,
+        long,
+        experiment.uses_masks,
+        experiment.uses_keypoints,
+    )
 
 
 def read(name: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""Which model is the best so far, and when training that improves no more stops."""
+"""Finds the best model so far, and stops a training that does not improve any more."""
 
 import logging
 import re
@@ -8,15 +8,15 @@ from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-# What `EARLY_STOPPING.METRIC ""` is: the first of these that an evaluation has.
+# The metric, if none is named: the first of these that an evaluation has.
 MAIN_METRICS = ("panoptic_seg/PQ", "keypoints/AP", "segm/AP", "bbox/AP", "sem_seg/mIoU")
-# The last parts of the names of metrics of which less, or more, is better.
-LESS = re.compile(r"(total_)?loss(_.*)?")
-MORE = re.compile(r"A[PR]\w*(@\d+)?(-.*)?|[PSR]Q(_th|_st)?|[mp]ACC|ACC-.*|\w*IoU\w*(-.*)?")
+# Names of metrics, without what is before the last slash: lower is better, higher is better.
+LOWER = re.compile(r"(total_)?loss(_.*)?")
+HIGHER = re.compile(r"A[PR]\w*(@\d+)?(-.*)?|[PSR]Q(_th|_st)?|[mp]ACC|ACC-.*|\w*IoU\w*(-.*)?")
 
 
 class Metric:
-    """A logged metric, and which of its values are better.
+    """Names a logged metric, and compares its values.
 
     Args:
         name: as in metrics.json, such as "bbox/AP"; "" is the first of `MAIN_METRICS` there is.
@@ -28,10 +28,10 @@ class Metric:
         self.mode = mode
 
     def find(self, logged: Mapping[str, float]) -> float | None:
-        """Its value among all that is logged; None if no name was given and nothing fits.
+        """Returns the value among all that is logged; None if no name was given and nothing fits.
 
         Raises:
-            ValueError: it is not there, or its mode does not follow from its name.
+            ValueError: the metric is not logged, or its mode does not follow from its name.
         """
         if not self.name:
             names = [name for main in MAIN_METRICS for name in logged if name.endswith(main)]
@@ -41,28 +41,28 @@ class Metric:
             return None
         if self.name not in logged:
             raise ValueError(
-                f"there is no metric '{self.name}' (EARLY_STOPPING.METRIC). "
+                f"there is no metric '{self.name}' to watch for early stopping. "
                 f"There are: {', '.join(sorted(logged))}."
             )
         last = self.name.rpartition("/")[2]
-        if not self.mode and (LESS.fullmatch(last) or MORE.fullmatch(last)):
-            self.mode = "min" if LESS.fullmatch(last) else "max"
+        if not self.mode and (LOWER.fullmatch(last) or HIGHER.fullmatch(last)):
+            self.mode = "min" if LOWER.fullmatch(last) else "max"
         if not self.mode:
             raise ValueError(
-                f"whether more or less of '{self.name}' is better is not known: give "
-                "EARLY_STOPPING.MODE max or min."
+                f"whether a higher or a lower '{self.name}' is better is not known: give early "
+                "stopping the mode max or min."
             )
         return float(logged[self.name])
 
     def is_better(self, value: float, than: float | None, by: float = 0.0) -> bool:
-        """Whether it is better by more than `by`. NaN never is; anything else is, than None."""
+        """Returns whether `value` is better by more than `by`; NaN never is, others beat None."""
         if value != value or than is None:
             return value == value
         return value > than + by if self.mode == "max" else value < than - by
 
 
 def best_of(metric: Metric, results: Mapping[int, Mapping[str, float]]) -> int | None:
-    """The iteration of the best of these results, by iteration; of equals, the first.
+    """Returns the iteration of the best of these results; of equals, the first.
 
     Raises:
         ValueError: as `Metric.find`.
@@ -78,9 +78,10 @@ def best_of(metric: Metric, results: Mapping[int, Mapping[str, float]]) -> int |
 class EarlyStopping:
     """Counts evaluations without improvement, alike on all ranks.
 
-    Its state is part of a checkpoint, so that a resumed run counts on.
+    The state is part of a checkpoint, so that a resumed run counts on.
 
     Args:
+        metric, mode: see `Metric`.
         patience: evaluations in a row without improvement that end the training; 0: never.
         min_delta: an improvement is one by more than this over the last improvement.
         warmup_evals: evaluations at the start that are not looked at.
@@ -89,9 +90,14 @@ class EarlyStopping:
     STATE = ("evaluations", "best", "best_iteration", "waited")
 
     def __init__(
-        self, metric: Metric, patience: int = 0, min_delta: float = 0.0, warmup_evals: int = 0
+        self,
+        metric: str = "",
+        mode: str = "",
+        patience: int = 0,
+        min_delta: float = 0.0,
+        warmup_evals: int = 0,
     ):
-        self.metric = metric
+        self.metric = Metric(metric, mode)
         self.patience = patience
         self.min_delta = min_delta
         self.warmup_evals = warmup_evals
@@ -100,15 +106,12 @@ class EarlyStopping:
         self.best_iteration = None
         self.waited = 0  # evaluations since then
 
-    @classmethod
-    def from_config(cls, cfg):
-        given = cfg.EARLY_STOPPING
-        metric = Metric(given.METRIC, given.MODE)
-        return cls(metric, given.PATIENCE, given.MIN_DELTA, given.WARMUP_EVALS)
-
     def check(self, names: Collection[str]):
-        """Before training, whether evaluations will have the metric. All names are known then but
-        those of the training itself, which have no slash.
+        """Checks before training that evaluations will have the metric.
+
+        Args:
+            names: of what evaluations return. Metrics of the training itself, whose names have no
+                slash, are not known yet, and are not checked.
 
         Raises:
             ValueError: as `Metric.find`.
@@ -117,7 +120,7 @@ class EarlyStopping:
             self.metric.find(dict.fromkeys(names, 0.0))
 
     def update(self, logged: Mapping[str, float], iteration: int):
-        """Takes note of an evaluation. All ranks must call it; what rank 0 gives counts.
+        """Counts an evaluation. All ranks must call it; the values of rank 0 decide.
 
         Raises:
             ValueError: as `Metric.find`.
@@ -140,11 +143,14 @@ class EarlyStopping:
         else:
             self.waited += 1
 
-    def judge(self, results: Mapping[int, Mapping[str, float] | None]):
-        """Takes note of evaluations elsewhere, by iteration; one that has no result yet is None.
+    def update_from_results(self, results: Mapping[int, Mapping[str, float] | None]):
+        """Counts asynchronous evaluations.
 
-        That may turn out to be an improvement, so that patience begins anew after it: in whatever
-        order results come, training is stopped only where it would have been in their own order.
+        A missing result may turn out to be an improvement, so patience begins anew after it: in
+        whatever order results come, training stops only where their own order would stop it.
+
+        Args:
+            results: by iteration; None for one that is still missing.
 
         Raises:
             ValueError: as `Metric.find`.
@@ -161,11 +167,12 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
+        """Whether patience is exhausted."""
         return 0 < self.patience <= self.waited
 
     @property
     def reason(self) -> str:
-        """Since when nothing has improved, in words."""
+        """The state in words: since when nothing has improved."""
         best = "none"
         if self.best is not None:
             best = f"{self.best:.4g} at iteration {self.best_iteration}"
@@ -174,14 +181,12 @@ class EarlyStopping:
             f"{self.waited} evaluations (best: {best}; patience: {self.patience or 'none'})"
         )
 
-    def end(self) -> dict[str, str]:
-        """What the end marker of a run says: whether it has converged, and why."""
-        return {"status": "converged", "reason": self.reason} if self.should_stop else {}
-
     def state_dict(self) -> dict:
+        """Returns the state for a checkpoint: Python numbers and texts."""
         return {"metric": self.metric.name, **{key: getattr(self, key) for key in self.STATE}}
 
     def load_state_dict(self, state: dict):
+        """Restores the state, unless another metric was watched."""
         if self.metric.name not in ("", state["metric"]):
             logger.warning(
                 f"The checkpoint watched {state['metric']}: early stopping by {self.metric.name} "

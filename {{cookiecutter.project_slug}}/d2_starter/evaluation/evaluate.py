@@ -1,11 +1,11 @@
-"""Evaluation of a model on the config's test sets, by detectron2's evaluators."""
+"""Evaluates a model: detectron2's evaluators and the validation loss, in one pass."""
 
 import contextlib
 import io
-import json
 import logging
 import math
 import os
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -21,23 +21,25 @@ from detectron2.evaluation import (
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..data.loader import build_test_loader, check_annotations, get_test_dataset, image_ids
-from .panoptic_evaluation import PanopticEvaluator
-from .run_folder import write_json
-from .validation_pass import PredictionsAndLosses, untouched
+from ..data.loader import image_ids
+from .panoptic import PanopticEvaluator
+from .validation_loss import PredictionsAndLosses, preserved_state
 
 logger = logging.getLogger(__name__)
 
 SUMMARY = ("AP", "AP50", "mIoU", "PQ", "total_loss")
+COCO_DETECTIONS = 100  # an image, of which COCO's evaluation takes notice
 
 
-class _COCOEvaluator(COCOEvaluator):
-    def __init__(self, *args, image_ids, **kwargs):
+class SubsetCOCOEvaluator(COCOEvaluator):
+    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+
+    def __init__(self, *args, image_ids: list, **kwargs):
         super().__init__(*args, **kwargs)
         self._image_ids = image_ids
 
     def evaluate(self, img_ids=None):
-        # Else what is in images outside of a subset counts as not found.
+        """Evaluates; otherwise what is in images outside of a subset would count as missed."""
         return super().evaluate(img_ids or self._image_ids)
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
@@ -50,195 +52,220 @@ class _COCOEvaluator(COCOEvaluator):
         return results
 
 
-def _coco(cfg, name, folder, dataset):
-    # Named here, because detectron2 guesses them from the predictions, of which there may be none.
-    tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    return _COCOEvaluator(
-        name,
-        image_ids=image_ids(dataset),
-        tasks=tasks,
-        output_dir=folder,
-        allow_cached_coco=False,  # would read the data set as it was some time ago (#3859)
-        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-    )
+class SubsetLVISEvaluator(LVISEvaluator):
+    """Evaluates as detectron2's LVISEvaluator does, on the given images alone."""
 
-
-class _LVISEvaluator(LVISEvaluator):
-    def __init__(self, *args, image_ids, **kwargs):
+    def __init__(self, *args, image_ids: list, **kwargs):
         super().__init__(*args, **kwargs)
-        # Else what is in images outside of a subset counts as not found.
         truth, ids = self._lvis_api.dataset, set(image_ids)
         truth["images"] = [i for i in truth["images"] if i["id"] in ids]
         truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
         self._lvis_api._create_index()
 
     def evaluate(self):
+        """Evaluates all that was processed."""
         if not hasattr(np, "float"):
             np.float = float  # lvis 0.5.3 asks for it, numpy 2 has it no more
         return super().evaluate()
 
 
-def _lvis(cfg, name, folder, dataset):
-    tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON]
-    return _LVISEvaluator(name, tasks, output_dir=folder, image_ids=image_ids(dataset))
-
-
-def _pascal_voc(cfg, name, folder, dataset):
-    if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
-        raise ValueError(
-            f"TEST.RANDOM_SUBSET_RATIO is {cfg.TEST.RANDOM_SUBSET_RATIO}, but '{name}' is "
-            "evaluated by detectron2's evaluator for Pascal VOC, on all of its images."
-        )
-    return PascalVOCDetectionEvaluator(name)
-
-
-def _semantic(cfg, name, folder, dataset):
-    return SemSegEvaluator(name, output_dir=folder)
-
-
-def _panoptic(cfg, name, folder, dataset):
-    return PanopticEvaluator(name)
-
-
-# `evaluator_type` of a data set's metadata: what the model must predict, what the dataset dicts
-# must have, and the evaluators that compare them. Add your own here.
-EVALUATORS = {
-    "coco": ("instances", "annotations", (_coco,)),
-    "lvis": ("instances", "annotations", (_lvis,)),
-    "pascal_voc": ("instances", "annotations", (_pascal_voc,)),
-    "sem_seg": ("sem_seg", "sem_seg_file_name", (_semantic,)),
-    "coco_panoptic_seg": ("panoptic_seg", "sem_seg_file_name", (_coco, _semantic, _panoptic)),
+# `evaluator_type` of a dataset's metadata: what the model must predict, and what dataset dicts must
+# have. `build_evaluator` compares both.
+EVALUATOR_TYPES = {
+    "coco": ("instances", "annotations"),
+    "lvis": ("instances", "annotations"),
+    "pascal_voc": ("instances", "annotations"),
+    "sem_seg": ("sem_seg", "sem_seg_file_name"),
+    "coco_panoptic_seg": ("panoptic_seg", "sem_seg_file_name"),
 }
 
 
-def build_evaluator(cfg, dataset_name: str, dataset: list[dict], folder: str) -> DatasetEvaluators:
-    """The evaluators that the data set's metadata ask for.
+def build_evaluator(
+    name: str,
+    dataset: list[dict],
+    folder: str,
+    *,
+    masks: bool = False,
+    keypoints: bool = False,
+    keypoint_sigmas: Iterable[float] = (),
+    max_detections: int = COCO_DETECTIONS,
+) -> DatasetEvaluators:
+    """Builds the evaluators that a dataset's metadata ask for.
 
     Args:
         dataset: the dataset dicts that will be evaluated, which may be a subset.
-        folder: for their files.
+        folder: for the evaluators' files.
+        masks, keypoints: whether the model predicts them.
+        keypoint_sigmas: of COCO's object keypoint similarity.
+        max_detections: the most an image that the model predicts; more than COCO's 100 are counted.
 
     Raises:
-        ValueError: no evaluator is known for the data set's `evaluator_type`.
+        ValueError: no evaluator is known for the `evaluator_type`, or this is a subset that it
+            cannot evaluate, or there is no ground truth.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in EVALUATORS:
+    kind = MetadataCatalog.get(name).get("evaluator_type")
+    if kind not in EVALUATOR_TYPES:
         raise ValueError(
-            f"data set '{dataset_name}' has evaluator_type {kind!r}; known are {list(EVALUATORS)}. "
-            "Set it in data/dataset.py, or add an evaluator to EVALUATORS."
+            f"dataset '{name}' has evaluator_type {kind!r}; known are {list(EVALUATOR_TYPES)}. Set "
+            "one of them in data/dataset.py, or build an evaluator of your own in the script."
         )
-    _, _, builders = EVALUATORS[kind]
-    return DatasetEvaluators([build(cfg, dataset_name, folder, dataset) for build in builders])
+    needed = EVALUATOR_TYPES[kind][1]
+    if not any(record.get(needed) for record in dataset):
+        raise ValueError(
+            f"dataset '{name}' cannot be evaluated: none of its {len(dataset)} images has "
+            f"'{needed}', which evaluator_type {kind!r} compares with predictions. "
+            "tools/check_dataset.py says what is in it."
+        )
+    ids = image_ids(dataset)
+    # Named here, because detectron2 guesses them from the predictions, of which there may be none.
+    tasks = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
+    if kind == "pascal_voc":
+        return DatasetEvaluators([PascalVOCDetectionEvaluator(name)])
+    if kind == "lvis":
+        evaluator = SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids)
+        return DatasetEvaluators([evaluator])
+    evaluators = []
+    if kind in ("coco", "coco_panoptic_seg"):
+        limit = max(COCO_DETECTIONS, max_detections)
+        evaluators.append(
+            SubsetCOCOEvaluator(
+                name,
+                image_ids=ids,
+                tasks=tasks,
+                output_dir=folder,
+                allow_cached_coco=False,  # would read the dataset as it was some time ago (#3859)
+                max_dets_per_image=limit if limit > COCO_DETECTIONS else None,
+                kpt_oks_sigmas=keypoint_sigmas,
+            )
+        )
+    if kind in ("sem_seg", "coco_panoptic_seg"):
+        evaluators.append(SemSegEvaluator(name, output_dir=folder))
+    if kind == "coco_panoptic_seg":
+        evaluators.append(PanopticEvaluator(name))
+    return DatasetEvaluators(evaluators)
 
 
-def record_subset(cfg, name: str, ids: list):
-    """Writes which images of a data set are used to `subset_<name>.json` in OUTPUT_DIR."""
-    if comm.is_main_process():
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        path = os.path.join(cfg.OUTPUT_DIR, f"subset_{name}.json")
-        write_json(path, json.loads(json.dumps(ids, default=str)))
+class Evaluation(DatasetEvaluator):
+    """Evaluates a model on one test set: metrics, and the validation loss if it is asked for.
+
+    Args:
+        loader: delivers every image once, with ground truth for the validation loss.
+        evaluator: of detectron2.
+
+    Attributes:
+        results: of `evaluate()`, as a DatasetEvaluator has them.
+    """
+
+    def __init__(self, model, name: str, loader, evaluator: DatasetEvaluator, val_loss: bool):
+        self.loader = loader
+        self._evaluator = evaluator
+        self._name = name
+        self._model = model
+        self._val_loss = val_loss
+
+    def reset(self):
+        """Forgets what was processed."""
+        self._evaluator.reset()
+        self._predict = PredictionsAndLosses(self._model) if self._val_loss else self._model
+
+    def predict(self, images: list[dict]) -> list[dict]:
+        """Returns the model's predictions for a batch."""
+        return self._predict(images)
+
+    def process(self, inputs, outputs):
+        """Takes the predictions for a batch.
+
+        Raises:
+            ValueError: the model does not predict what the dataset is evaluated by.
+        """
+        kind = MetadataCatalog.get(self._name).get("evaluator_type")
+        needed = EVALUATOR_TYPES.get(kind, (None,))[0]
+        if needed and needed not in outputs[0]:  # COCOEvaluator, for one, would find an AP of 0
+            raise ValueError(
+                f"the model predicts {', '.join(outputs[0])}, but dataset '{self._name}' is "
+                f"evaluated by {needed} (evaluator_type {kind!r}). Give the config a dataset with "
+                "what its model predicts, as the configs that came with the project have."
+            )
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict:
+        """Returns metrics, and the losses as `val_loss`."""
+        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.results = self._evaluator.evaluate() or {}
+        if self._val_loss:
+            self.results["val_loss"] = self._predict.losses()
+        return self.results
 
 
-def summary(metrics: dict[str, float]) -> dict[str, float]:
-    """The few of an evaluation's metrics that sum it up."""
-    return {k: v for k, v in metrics.items() if k.rpartition("/")[2] in SUMMARY}
-
-
-def is_due(cfg, done: int, is_last: bool) -> bool:
-    """Whether the model is evaluated in the training loop after `done` iterations."""
-    period = cfg.TEST.EVAL_PERIOD
-    return cfg.TEST.EVAL_IN_LOOP and (is_last or (period > 0 and done % period == 0))
-
-
-def evaluate(cfg, model, folder: str | None = None) -> dict[str, float]:
-    """Metrics and validation loss on every data set of `DATASETS.TEST`, in one pass over each.
+def evaluate(
+    model,
+    names: Iterable[str],
+    build_test_loader: Callable[[str], object],
+    build_evaluator: Callable[[str, str], DatasetEvaluator],
+    folder: str,
+    *,
+    val_loss: bool = True,
+    quick: bool = False,
+) -> dict[str, float]:
+    """Returns metrics and validation loss on every test set, in one pass over each.
 
     All ranks must call it. The model's modes and statistics, the random states and the event
     storage are left as they were.
 
     Args:
-        folder: for the evaluators' files, one folder for each data set: what was found in each
-            image. OUTPUT_DIR/inference, if it is not given.
+        names: of the test sets.
+        build_test_loader: returns the loader of a test set.
+        build_evaluator: returns the evaluator of a test set; it gets a folder for its files, too.
+        folder: for the evaluators' files, one folder in it for each test set.
+        quick: evaluate one image only, to find out the names of the metrics, without a log.
 
     Returns:
-        on every rank the same, by name: metrics in percent, {"bbox/AP": 41.2, ...}, and, with
-        `TEST.VAL_LOSS`, {"val_loss/total_loss": 0.61, "val_loss/loss_cls": ...}, means over the
-        images. With several test sets the names start with that of the set. Metrics without a
-        value, such as the AP of a size that no object has, are left out.
-    """
-    return announce(_evaluate(cfg, model, folder))
-
-
-def announce(metrics: dict[str, float]) -> dict[str, float]:
-    """Says those that sum up an evaluation; returns all that have a value."""
-    metrics = {k: v for k, v in metrics.items() if math.isfinite(v) or "val_loss/" in k}
-    logger.info("Evaluation: %s", "  ".join(f"{k}: {v:.4g}" for k, v in summary(metrics).items()))
-    return metrics
-
-
-class Evaluation(DatasetEvaluator):
-    """The evaluation of a model on one test set: evaluators, and the losses if they are asked for.
-
-    Attributes:
-        loader: see `build_test_loader`.
-        results: of `evaluate()`, as a DatasetEvaluator has them.
+        on every rank the same, by name: metrics in percent, {"bbox/AP": 41.2, ...}, and with
+        `val_loss` {"val_loss/total_loss": 0.61, "val_loss/loss_cls": ...}, means over the images.
+        With several test sets names begin with theirs: "cells_val/bbox/AP".
 
     Raises:
-        ValueError: the evaluator cannot work with the data set, or with what the model predicts.
+        ValueError: an evaluator cannot work with its dataset, or with the model's predictions.
     """
-
-    def __init__(
-        self, cfg, model, name: str, folder: str | None = None, max_images: int | None = None
-    ):
-        dataset = get_test_dataset(cfg, name)
-        if cfg.TEST.RANDOM_SUBSET_RATIO < 1:
-            record_subset(cfg, name, image_ids(dataset))
-        evaluated = dataset[:max_images]
-        self.loader = build_test_loader(cfg, evaluated)
-        folder = os.path.join(folder or os.path.join(cfg.OUTPUT_DIR, "inference"), name)
-        self._evaluators = build_evaluator(cfg, name, evaluated, folder)
-        self._name = name
-        self._kind = MetadataCatalog.get(name).evaluator_type
-        ground_truth = EVALUATORS[self._kind][1]
-        if not any(record.get(ground_truth) for record in dataset):
-            raise ValueError(
-                f"data set '{name}' cannot be evaluated: none of its {len(dataset)} images has "
-                f"'{ground_truth}', which evaluator_type {self._kind!r} compares with predictions. "
-                "tools/check_dataset.py says what is in it."
-            )
-        check_annotations(cfg, dataset, [name])
-        self._model = model
-        self._with_losses = cfg.TEST.VAL_LOSS
-
-    def reset(self):
-        self._evaluators.reset()
-        self._predict = PredictionsAndLosses(self._model) if self._with_losses else self._model
-
-    def predict(self, images: list[dict]) -> list[dict]:
-        """What the model makes of a batch."""
-        return self._predict(images)
-
-    def process(self, inputs, outputs):
-        needed = EVALUATORS[self._kind][0]
-        if needed not in outputs[0]:  # COCOEvaluator, for one, would just find an AP of 0
-            raise ValueError(
-                f"the model predicts {', '.join(outputs[0])}, but data set '{self._name}' is "
-                f"evaluated by {needed} (evaluator_type {self._kind!r}). Give the config a data "
-                "set with what its model predicts, as the configs that came with the project have."
-            )
-        self._evaluators.process(inputs, outputs)
-
-    def evaluate(self) -> dict:
-        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.results = self._evaluators.evaluate() or {}
-        if self._with_losses:
-            self.results["val_loss"] = self._predict.losses()
-        return self.results
+    model = getattr(model, "module", model)  # of DistributedDataParallel
+    evaluations = {}
+    with preserved_state(model), _silence() if quick else contextlib.nullcontext():
+        for name in names:
+            loader = build_test_loader(name)
+            evaluator = build_evaluator(name, os.path.join(folder, name))
+            evaluation = Evaluation(model, name, loader, evaluator, val_loss)
+            batches = _First(loader) if quick else loader
+            inference_on_dataset(evaluation.predict, batches, evaluation)
+            evaluations[name] = evaluation
+    metrics = merge_results(evaluations)
+    return metrics if quick else log_metrics(metrics)
 
 
-def merge(evaluations: dict[str, Evaluation]) -> dict[str, float]:
-    """Their metrics by name, on every rank those of rank 0; see `evaluate`."""
+class _First:
+    """The first batch of a loader."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        yield next(iter(self.loader))
+
+
+@contextlib.contextmanager
+def _silence():
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def merge_results(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+    """Returns the metrics of all test sets by name, on every rank those of rank 0."""
     results = {name: evaluation.results for name, evaluation in evaluations.items()}
     if len(results) == 1:
         (results,) = results.values()
@@ -246,23 +273,13 @@ def merge(evaluations: dict[str, Evaluation]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def metric_names(cfg, model, folder: str | None = None) -> list[str]:
-    """What `evaluate` may return, found out by an evaluation of one image.
-
-    Before training, it also shows what is wrong with the test set, rather than an epoch later.
-    """
-    logging.disable(logging.INFO)
-    try:
-        return list(_evaluate(cfg, model, folder, max_images=1))
-    finally:
-        logging.disable(logging.NOTSET)
+def log_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    """Logs the metrics that sum up an evaluation; returns all that have a value."""
+    metrics = {k: v for k, v in metrics.items() if math.isfinite(v) or "val_loss/" in k}
+    logger.info("Evaluation: %s", "  ".join(f"{k}: {v:.4g}" for k, v in summary(metrics).items()))
+    return metrics
 
 
-def _evaluate(cfg, model, folder=None, max_images=None):
-    model = getattr(model, "module", model)  # of DistributedDataParallel
-    evaluations = {}
-    with untouched(model):
-        for name in cfg.DATASETS.TEST:
-            evaluation = evaluations[name] = Evaluation(cfg, model, name, folder, max_images)
-            inference_on_dataset(evaluation.predict, evaluation.loader, evaluation)
-    return merge(evaluations)
+def summary(metrics: dict[str, float]) -> dict[str, float]:
+    """Returns the few metrics that sum up an evaluation."""
+    return {k: v for k, v in metrics.items() if k.rpartition("/")[2] in SUMMARY}

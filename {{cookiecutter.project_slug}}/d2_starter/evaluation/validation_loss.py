@@ -24,8 +24,8 @@ GROUND_TRUTH = {"instances", "sem_seg"}
 
 
 @contextmanager
-def untouched(model: nn.Module):
-    """Evaluation mode; afterwards modes, random states and event storage are as they were.
+def preserved_state(model: nn.Module):
+    """Switches to evaluation mode; restores modes, random states and event storage afterwards.
 
     An evaluation that drew random numbers (even a data loader that starts does) or wrote into the
     storage would change the training that goes on after it.
@@ -110,7 +110,7 @@ class PredictionsAndLosses:
                 return
             error.add_note(
                 f"This was the validation loss of {image['file_name']}. Does its ground truth have "
-                "all that training needs? TEST.VAL_LOSS False evaluates without losses."
+                "all that training needs? Without validation loss (VAL_LOSS False) none is needed."
             )
             raise
         finally:
@@ -128,7 +128,7 @@ class PredictionsAndLosses:
     def _say_that_it_runs_twice(self):
         _log_once(
             f"{type(self.model).__name__} runs its backbone or heads twice for each image of an "
-            "evaluation: for predictions and for losses. TEST.VAL_LOSS False spares the latter."
+            "evaluation: for predictions and for losses. VAL_LOSS False spares the latter."
         )
 
     def losses(self) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""What a training and the evaluators of its checkpoints share: files in the folder of the run.
+"""What a training and the evaluators of its checkpoints share: files in the run directory.
 
-They may be on different machines, with clocks that disagree. They rely on what network disks give
-too: that a file is created by one process only, that a rename within a folder is atomic, and that
-what was flushed is read by who opens the file afterwards. No lock is used, and no clock of another
-machine: a process is alive as long as the count in its file goes up.
+The processes may be on different machines, with clocks that disagree. The contract relies on what
+network disks guarantee: exclusive creation of a file, an atomic rename within a directory, and that
+flushed data are read by whoever opens the file afterwards. There are no locks, and no clock of
+another machine is read: a process is alive as long as the count in its file goes up.
 
     model_0000099.pth                 a checkpoint, after iteration 99
     metrics_0000099.json              the result of its evaluation
@@ -14,176 +14,24 @@ machine: a process is alive as long as the count in its file goes up.
 """
 
 import contextlib
-import json
 import os
-import re
-import secrets
-import socket
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BEAT = 10.0  # seconds between two signs of life, at most
+from .atomic import list_numbered, read_json, write_json
+from .heartbeat import BEAT, Heartbeat
 
-
-def write_whole(path: str | Path, write, exclusively: bool = False) -> bool:
-    """Calls `write` with a binary file, which appears at `path` when it is whole, or not at all.
-
-    Args:
-        exclusively: a file that is there already stays.
-
-    Returns:
-        whether it is this file that is there now.
-    """
-    path = Path(path)
-    # Nobody else's; and not the whole name, in which TensorBoard looks for "tfevents".
-    temporary = path.with_name(f".{path.name.partition('.')[0]}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not exclusively:
-            os.replace(temporary, path)
-            return True
-        return _link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, content, exclusively: bool = False) -> bool:
-    """As `write_whole`."""
-    text = json.dumps(content) + "\n"
-    return write_whole(path, lambda file: file.write(text.encode()), exclusively)
-
-
-def _link(temporary, path):
-    try:
-        os.link(temporary, path)
-        return True
-    except FileExistsError:
-        # NFS may have done it although its answer got lost, and be asked again.
-        return os.stat(temporary).st_nlink == 2
-    except OSError:  # a file system without hard links
-        if path.exists():
-            return False
-        os.rename(temporary, path)
-        return True
-
-
-def read_json(path: Path) -> dict | None:
-    """What is in a file; None if it is not there, or not whole."""
-    try:
-        return json.JSONDecoder().raw_decode(path.read_text(encoding="utf-8"))[0]
-    except (OSError, ValueError):
-        return None
-
-
-def list_numbered(folder: Path, pattern: str) -> list[tuple[Path, tuple[int, ...]]]:
-    """The files whose names match, with the numbers in them, in their order."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    matches = [match for name in names if (match := re.fullmatch(pattern, name))]
-    found = [(folder / match[0], tuple(map(int, match.groups()))) for match in matches]
-    return sorted(found, key=lambda file: file[1])
-
-
-class Heartbeat:
-    """A file that says what this process does, and counts up while it is alive.
-
-    Only this process writes into it, and it keeps it open: when the file is removed, or another is
-    in its place, what is written still goes nowhere else.
-    """
-
-    def __init__(self, path: Path, timeout: float, exclusively: bool = False, **content):
-        """
-        Args:
-            timeout: seconds of silence after which this process is taken for dead. It says so in
-                the file, for all that look at it.
-
-        Raises:
-            FileExistsError: it is to be made exclusively, and is there.
-        """
-        self.path = path
-        how = os.O_EXCL if exclusively else 0
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0) | how, 0o666)
-        self._content = {"host": socket.gethostname(), "pid": os.getpid(), "timeout": timeout}
-        self._content |= {"beats": 0} | content
-        self._period = min(BEAT, timeout / 6)
-        self._start = time.monotonic()
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        try:
-            self.beat()
-        except OSError:
-            os.close(self._file)
-            path.unlink(missing_ok=True)
-            raise
-        threading.Thread(target=self._go_on, daemon=True).start()
-
-    def beat(self, **content):
-        with self._lock:
-            if self._closed.is_set():  # the number of its file may be another file's now
-                return
-            self._content |= content
-            self._content["beats"] += 1
-            self._content["seconds"] = round(time.monotonic() - self._start, 1)
-            data = json.dumps(self._content).encode() + b"\n"
-            os.lseek(self._file, 0, os.SEEK_SET)
-            os.write(self._file, data)
-            os.ftruncate(self._file, len(data))
-            os.fsync(self._file)
-
-    def _go_on(self):
-        while not self._closed.wait(self._period):
-            with contextlib.suppress(OSError):  # a full disk, or a network that comes back
-                self.beat()
-
-    def is_in_place(self) -> bool:
-        """Whether it is still this file that is at its path."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._file))
-        except OSError:
-            return False
-
-    def close(self, **content):
-        """Says the last thing there is to say."""
-        with contextlib.suppress(OSError):
-            self.beat(**content)
-        with self._lock:
-            self._closed.set()
-            os.close(self._file)
-
-
-class Watch:
-    """For how long processes have been silent, by the clock of this one."""
-
-    def __init__(self):
-        self._seen = {}
-
-    def is_silent(self, path: Path, timeout: float) -> bool:
-        """Whether a file has not changed for so many seconds, in which it was looked at.
-
-        A long time between two looks counts as a quarter of that: the disk may not have been there
-        for anybody, or this process may have slept.
-        """
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = None
-        now = time.monotonic()
-        before, looked, silence = self._seen.get(path, (content, now, 0.0))
-        silence = silence + min(now - looked, timeout / 4) if content == before else 0.0
-        self._seen[path] = content, now, silence
-        return silence >= timeout
+LAST = "last_checkpoint"  # names the checkpoint that --resume continues
+BEST = "model_best.pth"
+INTERRUPTED = "model_interrupted.pth"  # for --resume alone: an uninterrupted run has none
+STOP_FILE = "training_completed.txt"  # asks the training to stop; its text is the reason
+CONVERGED = "converged: "  # begins that text if an evaluator has seen early stopping's condition
 
 
 @dataclass
 class Attempt:
-    """An evaluation of a checkpoint that was begun."""
+    """Describes one attempt to evaluate a checkpoint."""
 
     path: Path
     number: int
@@ -191,21 +39,22 @@ class Attempt:
 
     @property
     def status(self) -> str:
-        """One of running, done, failed, and released: nothing came of it, but nothing is wrong."""
+        """Returns running, done, failed, or released: given up in order, with no result."""
         return self.content.get("status", "running")
 
     @property
     def timeout(self) -> float:
-        """Seconds of silence after which its process is dead."""
+        """Returns the seconds of silence after which the process counts as dead."""
         return self.content.get("timeout", 60 * BEAT)
 
     @property
     def by(self) -> str:
+        """Returns host and process id."""
         return f"{self.content.get('host', '?')}:{self.content.get('pid', '?')}"
 
 
-class RunFolder:
-    """The files that the module's text lists."""
+class RunDirectory:
+    """Reads and writes the files that the text of this module lists."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -213,18 +62,23 @@ class RunFolder:
         self._results = {}
 
     def publish(self, checkpoint: str, iteration: int):
-        """Shows evaluators a checkpoint, which is whole: a file name in this folder."""
+        """Shows evaluators a complete checkpoint, a file name in this directory."""
         self.shared.mkdir(exist_ok=True)
         content = {"checkpoint": checkpoint, "iteration": iteration, "time": time.time()}
         write_json(self.shared / f"model_{iteration:07d}.json", content)
 
     def published(self) -> dict[int, dict]:
-        """By iteration, in its order: {"checkpoint": its file name, "time": ..., "iteration"}."""
-        contents = (read_json(path) for path, _ in list_numbered(self.shared, r"model_(\d+)\.json"))
-        return {content["iteration"]: content for content in contents if content}
+        """Returns the published checkpoints by iteration: {"checkpoint": name, "time": ...}."""
+        found = {}
+        for path, (iteration,) in list_numbered(self.shared, r"model_(\d+)\.json"):
+            content = read_json(path) or {}
+            name = content.get("checkpoint")
+            if isinstance(name, str) and os.path.basename(name) == name:  # else it is damaged
+                found[iteration] = content
+        return found
 
     def results(self) -> dict[int, dict[str, float]]:
-        """By iteration, in its order: the metrics, as in a line of metrics.json."""
+        """Returns the results of evaluations by iteration, each as a line of metrics.json."""
         found = {}
         for path, (iteration,) in list_numbered(self.path, r"metrics_(\d+)\.json"):
             with contextlib.suppress(FileNotFoundError):
@@ -235,10 +89,11 @@ class RunFolder:
         return found
 
     def result_file(self, iteration: int) -> Path:
+        """Returns where the result of this checkpoint's evaluation is, or will be."""
         return self.path / f"metrics_{iteration:07d}.json"
 
     def attempts(self) -> dict[int, list[Attempt]]:
-        """To evaluate checkpoints, by iteration, in their order."""
+        """Returns the attempts to evaluate each checkpoint, by iteration, in their order."""
         found = {}
         for path, (iteration, number) in list_numbered(self.shared, r"claim_(\d+)_(\d+)\.json"):
             attempt = Attempt(path, number, read_json(path) or {})
@@ -246,15 +101,26 @@ class RunFolder:
         return found
 
     def claim(self, iteration: int, number: int, timeout: float) -> Heartbeat | None:
-        """Begins an attempt; None if another process was faster."""
+        """Begins an attempt; returns None if another process was faster."""
         path = self.shared / f"claim_{iteration:07d}_{number}.json"
         with contextlib.suppress(FileExistsError):
-            return Heartbeat(path, timeout, exclusively=True, status="running")
+            return Heartbeat(path, timeout, exclusive=True, status="running")
 
     def end(self) -> str | None:
-        """How the training ended; None while it goes on, or is to be resumed."""
+        """Returns how the training ended; None while it goes on, or is to be resumed."""
         status = (read_json(self.path / "ended.json") or {}).get("status")
         return None if status == "interrupted" else status
 
+    def last_checkpoint(self) -> Path | None:
+        """Returns the checkpoint that `--resume` continues; None if no existing file is named."""
+        try:
+            name = (self.path / LAST).read_text(encoding="utf-8").strip()
+            path = self.path / name
+            is_inside = name and os.path.basename(name) == name and path.is_file()
+        except (OSError, ValueError):  # no such file, a folder, or not text
+            return None
+        return path if is_inside else None
+
     def trainer_file(self) -> Path:
+        """Returns the file in which the training shows that it is alive."""
         return self.shared / "trainer.json"

@@ -11,8 +11,8 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image
 
-from .catalog import existing
-from .label_maps import IGNORED, derived_label_maps, segments_to_annotations
+from ..data.catalog import existing
+from ..data.label_maps import IGNORED, derived_label_maps, segments_to_annotations
 
 CLASSES = [c for c in CITYSCAPES_CATEGORIES if c["trainId"] != IGNORED]
 THINGS = [c for c in CLASSES if c["isthing"]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import IMAGES, existing
+from ..data.catalog import IMAGES, existing
 
 
 def load_voc(

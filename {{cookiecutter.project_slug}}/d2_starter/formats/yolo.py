@@ -8,7 +8,7 @@ import yaml
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import IMAGES, existing
+from ..data.catalog import IMAGES, existing
 
 ORIENTATION = 0x0112  # EXIF: how a camera was held; 5 to 8 mean on its side
 

@@ -12,8 +12,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from ..data.dataset_mapper import read_label_map
-from .visualize import WIDTH, draw_annotations, draw_inputs, keypoint_colors, thing_names
+from ..data.image import read_label_map
+from .predictions import WIDTH, draw_annotations, draw_inputs, keypoint_colors, thing_names
 
 GENERATOR = '<meta name="generator" content="tools/visualize_data.py">'
 PICTURES = "pictures"  # the folder beside index.html

@@ -12,8 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 
-from ..data.dataset_mapper import read_label_map
-from ..experiment import build_mapper
+from ..data.image import read_label_map
 
 WIDTH = 640  # of one picture, in pixels; smaller images are enlarged to it
 HEIGHT = 960  # the most that a picture of annotations has, in pixels
@@ -44,17 +43,17 @@ def draw_prediction(
     return drawn.get_image()
 
 
-def save_pictures(cfg, model, folder: str):
+def save_pictures(experiment, model, folder: str):
     """Writes the ground truth and, right of it, the prediction of some test images.
 
-    The images are `TEST.NUM_PICTURES`, evenly spread over the first of `DATASETS.TEST`.
+    The images are `experiment.num_pictures`, evenly spread over the first test set.
     """
-    name = cfg.DATASETS.TEST[0]
+    name = experiment.test_names[0]
     metadata = MetadataCatalog.get(name)
     records = DatasetCatalog.get(name)
-    mapper = build_mapper(cfg, is_train=False)
-    chosen = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)), dtype=int)
-    predicted = {"segmentation": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    mapper = experiment.build_mapper(is_train=False)
+    chosen = np.linspace(0, len(records) - 1, min(experiment.num_pictures, len(records)), dtype=int)
+    predicted = {"segmentation": experiment.uses_masks, "keypoints": experiment.uses_keypoints}
     unpredicted = [key for key, is_predicted in predicted.items() if not is_predicted]
     os.makedirs(folder, exist_ok=True)
     for record in (records[i] for i in chosen):

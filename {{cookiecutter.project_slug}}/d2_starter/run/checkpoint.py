@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all."""
+"""Writes checkpoints atomically, reads them with errors in words, deletes old ones."""
 
 import contextlib
 import logging
@@ -12,21 +12,21 @@ from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.solver import LRMultiplier
 from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import nn
 
-from .average import Average
-from .early_stopping import Metric, best_of
-from .run_folder import RunFolder, Watch, write_whole
-
-BEST = "model_best.pth"
-INTERRUPTED = "model_interrupted.pth"  # for --resume alone: a run without interruption has none
+from ..evaluation.early_stopping import Metric, best_of
+from ..files.atomic import write_atomically
+from ..files.heartbeat import Watch
+from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
+from .ema import EMA
 
 logger = logging.getLogger(__name__)
 
 
 def model_state(model: nn.Module) -> dict:
-    """What a checkpoint says of a model."""
+    """Returns what a checkpoint says of a model."""
     state = {"model": model.state_dict()}
     if "loss_normalizer" in vars(model):  # of dense detectors: no part of their state_dict
         state["loss_normalizer"] = model.loss_normalizer
@@ -34,7 +34,7 @@ def model_state(model: nn.Module) -> dict:
 
 
 def save_checkpoint(path: str, data: dict):
-    """Writes a checkpoint with `data["model"]` and whatever else.
+    """Writes a checkpoint atomically: `data["model"]` and whatever else.
 
     Raises:
         FloatingPointError: a weight is not finite. An iteration can break the weights although its
@@ -49,96 +49,108 @@ def save_checkpoint(path: str, data: dict):
             f"{broken[0]}. No checkpoint is made of them; the last one is as it was."
         )
     try:
-        write_whole(path, lambda file: torch.save(data, file))
+        write_atomically(path, lambda file: torch.save(data, file))
     except (OSError, RuntimeError) as error:
         reason = error.__context__ or error  # torch.save says of a full disk "unexpected pos"
         raise OSError(
             f"cannot write the checkpoint {path}: {reason}. The last one is as it was: when there "
-            "is space, --resume goes on from it. SOLVER.CHECKPOINT_MAX_TO_KEEP deletes old ones."
+            "is space, --resume goes on from it. CHECKPOINT_MAX_TO_KEEP deletes old ones."
         ) from error
     logger.info("Saved checkpoint %s", path)
 
 
 def make_last(path: str, iteration: int):
-    """Makes this checkpoint the one that `--resume` continues, and shows it to evaluators."""
+    """Makes a checkpoint the one that `--resume` continues, and publishes it to evaluators."""
     folder, name = os.path.split(path)
-    write_whole(os.path.join(folder, "last_checkpoint"), lambda file: file.write(name.encode()))
+    write_atomically(os.path.join(folder, LAST), lambda file: file.write(name.encode()))
     if name != INTERRUPTED:
-        RunFolder(folder).publish(name, iteration)
+        RunDirectory(folder).publish(name, iteration)
         Path(folder, INTERRUPTED).unlink(missing_ok=True)
 
 
 def publish_last(folder: Path):
-    """What `make_last` would have done, had it not been killed in between; and what a killed
-    process left half-written goes.
-    """
+    """Publishes the last checkpoint, if a killed process could not; deletes half-written files."""
     for leftover in folder.glob(".model_*.tmp"):
         leftover.unlink(missing_ok=True)
-    if not (folder / "last_checkpoint").exists():
-        return
-    path = folder / (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-    if path.exists() and path.name != INTERRUPTED:
-        iteration = torch.load(path, map_location="cpu", mmap=True)["iteration"]
-        if iteration not in RunFolder(folder).published():
+    directory = RunDirectory(folder)
+    path = directory.last_checkpoint()
+    if path and path.name != INTERRUPTED:
+        iteration = read_checkpoint(path)["iteration"]
+        if iteration not in directory.published():
             make_last(str(path), iteration)
 
 
-def best(folder: str | Path) -> dict | None:
-    """The `metric`, `value` and `iteration` of the best checkpoint of a run, if there is one."""
+def read_checkpoint(path: str | Path) -> dict:
+    """Reads a checkpoint without reading its weights into memory."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
+def read_best(folder: str | Path) -> dict | None:
+    """Returns `metric`, `value` and `iteration` of the best checkpoint, if there is one."""
     path = Path(folder, BEST)
     if not path.exists():
         return None
-    saved = torch.load(path, map_location="cpu", mmap=True)  # does not read the weights
+    saved = read_checkpoint(path)
     keys = ("metric", "value", "iteration")
     return {key: saved[key] for key in keys} if "metric" in saved else None
 
 
-def make_final(folder: Path):
-    """Of a training that will not go on: shows evaluators where it was interrupted."""
-    tag, path = folder / "last_checkpoint", folder / INTERRUPTED
-    if tag.exists() and tag.read_text(encoding="utf-8").strip() == path.name:
-        iteration = torch.load(path, map_location="cpu", mmap=True)["iteration"]
-        shutil.copyfile(path, folder / "model_final.pth")
-        make_last(str(folder / "model_final.pth"), iteration)
+def finish_interrupted(folder: str | Path):
+    """Publishes the checkpoint of an interruption as the final one, where training will not go on.
+
+    Evaluators do not see it before, because an uninterrupted run has no such checkpoint.
+    """
+    path = RunDirectory(folder).last_checkpoint()
+    if path and path.name == INTERRUPTED:
+        final = path.with_name("model_final.pth")
+        shutil.copyfile(path, final)
+        make_last(str(final), read_checkpoint(final)["iteration"])
 
 
-class Pruner:
-    """Deletes checkpoints but for the newest `SOLVER.CHECKPOINT_MAX_TO_KEEP`, if that is not 0.
+class CheckpointCleaner:
+    """Deletes all checkpoints but the newest ones.
 
-    Those stay that are the last, the best of the results there are, held by an evaluator, or, where
-    evaluators are expected, not evaluated yet.
+    It keeps the last, the best of the results so far, those that an evaluator holds and, where
+    evaluation is asynchronous, those that have no result yet.
+
+    Args:
+        folder: the run directory.
+        max_to_keep: number of the newest checkpoints to keep; 0 keeps all.
+        metric: decides which is the best.
+        eval_in_loop: whether the training itself evaluates.
     """
 
-    def __init__(self, cfg):
-        self.to_keep = cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP
-        self.folder = RunFolder(cfg.OUTPUT_DIR)
-        self.metric = Metric(cfg.EARLY_STOPPING.METRIC, cfg.EARLY_STOPPING.MODE)
-        self.in_loop = cfg.TEST.EVAL_IN_LOOP
+    def __init__(self, folder: str, max_to_keep: int, metric: Metric, eval_in_loop: bool = True):
+        self.max_to_keep = max_to_keep
+        self.folder = RunDirectory(folder)
+        self.metric = metric
+        self.in_loop = eval_in_loop
         self._watch = Watch()
 
     def __call__(self):
+        """Deletes; what cannot be deleted is logged."""
         try:
-            if self.to_keep:
-                self._prune()
+            if self.max_to_keep:
+                self._clean()
         except OSError as error:  # nothing that a training should end for
             logger.warning("Old checkpoints were not deleted: %s", error)
 
-    def _prune(self):
+    def _clean(self):
         folder = self.folder
         published, results = folder.published(), folder.results()
         files = {checkpoint["checkpoint"]: i for i, checkpoint in published.items()}
         for path in folder.path.glob("model_*.pth"):
             if match := re.fullmatch(r"model_(\d+)\.pth", path.name):
                 files.setdefault(path.name, int(match[1]))
-        kept = set(sorted(set(files.values()))[-self.to_keep :])
+        kept = set(sorted(set(files.values()))[-self.max_to_keep :])
         kept |= set() if self.in_loop else published.keys() - results.keys()
         kept |= {i for i, attempts in folder.attempts().items() if self._is_held(attempts[-1])}
         with contextlib.suppress(ValueError):  # the evaluators say what is wrong with the metric
             kept.add(best_of(self.metric, results))
-        last = (folder.path / "last_checkpoint").read_text(encoding="utf-8").strip()
+        last = folder.last_checkpoint()
         for name, iteration in files.items():
             path = folder.path / name
-            if iteration not in kept and name not in (last, BEST) and path.exists():
+            if iteration not in kept and path != last and name != BEST and path.exists():
                 path.unlink(missing_ok=True)
                 logger.info("Deleted checkpoint %s", path)
 
@@ -148,58 +160,82 @@ class Pruner:
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, with files written atomically and errors in words."""
+    """Saves as detectron2's checkpointer does, but atomically; refuses weights that do not fit.
+
+    Args:
+        ema: its average is what `model` means in the files.
+        clean: called after each checkpoint, such as a `CheckpointCleaner`.
+        complete: weights that do not fill the whole model are an error, as they always are where a
+            run is resumed. Otherwise what they lack, as heads for these classes, starts from
+            scratch.
+    """
 
     def __init__(
         self,
         *args,
-        average: Average | None = None,
-        prune: Callable[[], None] | None = None,
+        ema: EMA | None = None,
+        clean: Callable[[], None] | None = None,
         complete=False,
         **kwargs,
     ):
-        """
-        Args:
-            average: of the model, which it loads and saves too.
-            prune: called after each checkpoint.
-            complete: weights that do not fill the whole model are an error, as they are in any case
-                where a run is resumed. Else what they lack, as heads for these classes, starts
-                from scratch.
-        """
         super().__init__(*args, **kwargs)
-        self.average = average
-        self.prune = prune
+        self.ema = ema
+        self.clean = clean
         self.complete = complete
+
+    def start(self, weights: str, resume: bool, optimizer, scheduler) -> int:
+        """Loads what a training starts from, and returns its first iteration.
+
+        A run that is resumed goes on from its last checkpoint. Any other starts at iteration 0,
+        also from a checkpoint of an earlier run. Either has the hyper-parameters (learning rate,
+        weight decay, ...) of its own config, not those of the checkpoint.
+
+        Raises:
+            OSError, ValueError: as `load`.
+        """
+        keys = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        base_lrs = list(scheduler.base_lrs)
+        resumes = resume and self.has_checkpoint()
+        loaded = self.resume_or_load(weights, resume=resumes)
+        if not resumes:
+            return 0
+        start_iter = loaded["iteration"] + 1
+        for group, hyper_parameters in zip(optimizer.param_groups, keys):
+            group.update(hyper_parameters)
+        if isinstance(scheduler, LRMultiplier):  # others cannot be asked for any iteration
+            set_iteration(scheduler, base_lrs, start_iter)
+        return start_iter
 
     def save(self, name: str, iteration: int, **kwargs):
         """Saves model, checkpointables and `kwargs` as `<name>.pth`; `--resume` continues it."""
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
-        states |= self.average.states() if self.average else {}
+        states |= self.ema.states() if self.ema else {}
         self._write(f"{name}.pth", **states, **kwargs, iteration=iteration)
         make_last(os.path.join(self.save_dir, f"{name}.pth"), iteration)
-        if self.prune:
-            self.prune()
+        if self.clean:
+            self.clean()
 
     def save_best(self, metric: Metric, logged: Mapping[str, float], iteration: int):
-        """Saves the model, and nothing else, as `model_best.pth`, if no better one is there.
+        """Saves the model alone as `model_best.pth`, if no better one is there.
 
-        The file says itself how good it is, so that after a resume too it never gets worse.
+        The file says how good its model is, so that after a resume too it never gets worse.
         """
         if not self.save_to_disk:
             return
-        value, has = metric.find(logged), best(self.save_dir)
+        value, has = metric.find(logged), read_best(self.save_dir)
         than = has["value"] if has and has["metric"] == metric.name else None
         if value is not None and metric.is_better(value, than):
-            model = {"model": self.average.model.state_dict()} if self.average else {}
+            model = {"model": self.ema.model.state_dict()} if self.ema else {}
             self._write(BEST, metric=metric.name, value=value, iteration=iteration, **model)
 
     def _write(self, name, **data):
         save_checkpoint(os.path.join(self.save_dir, name), model_state(self.model) | data)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """
+        """Loads weights and, if `checkpointables` is None, the state of the run.
+
         Raises:
             OSError: the weights are not there or cannot be downloaded.
             ValueError: they must fill the model, but do not.
@@ -210,8 +246,8 @@ class Checkpointer(DetectionCheckpointer):
             loaded = super().load(path, checkpointables)
         except (AssertionError, URLError, OSError) as error:
             raise OSError(
-                f"cannot load the weights '{path}': {error}. Give another file with MODEL.WEIGHTS; "
-                "on a machine without internet, copy it there first. MODEL.WEIGHTS '' trains from "
+                f"cannot load the weights '{path}': {error}. Give another file; on a machine "
+                "without internet, copy it there first. Without weights ('') training starts from "
                 "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
             ) from error
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -220,8 +256,8 @@ class Checkpointer(DetectionCheckpointer):
             ) from error
         if "loss_normalizer" in loaded:
             self.model.loss_normalizer = loaded.pop("loss_normalizer")
-        if self.average:
-            self.average.loaded(loaded, resumes=checkpointables is None)
+        if self.ema:
+            self.ema.after_load(loaded, resumes=checkpointables is None)
         return loaded
 
     def _log_incompatible_keys(self, incompatible):
@@ -249,3 +285,15 @@ class Checkpointer(DetectionCheckpointer):
 
 def _such_as(names):
     return f" (such as {names[0]})" if names else ""
+
+
+def set_iteration(scheduler: LRMultiplier, base_lrs: list[float], iteration: int):
+    """Sets the learning rates to those of an iteration.
+
+    Args:
+        base_lrs: one for each group of parameters, which the schedule multiplies.
+    """
+    scheduler.base_lrs, scheduler.last_epoch = base_lrs, iteration
+    scheduler._last_lr = scheduler.get_lr()
+    for group, lr in zip(scheduler.optimizer.param_groups, scheduler._last_lr):
+        group["lr"] = lr

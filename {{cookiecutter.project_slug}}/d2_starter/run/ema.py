@@ -1,44 +1,47 @@
-"""A moving average of the weights."""
+"""Keeps an exponential moving average (EMA) of the weights."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class Average:
-    """What is evaluated and saved of a model that is trained: PyTorch's exponential moving average
-    of its weights; or, where `SOLVER.EMA_DECAY` is 0, the model itself.
+class EMA:
+    """Holds the model that is evaluated and saved beside the one that is trained.
+
+    Args:
+        model: that is trained.
+        decay: per iteration, such as 0.999; 0: no EMA, both models are the same.
 
     Attributes:
-        model: with the average. Its buffers, such as statistics of batch normalization, are those
-            of the model that is trained.
+        model: with the averaged weights. Its buffers, such as statistics of batch normalization,
+            are those of the model that is trained.
     """
 
-    def __init__(self, cfg, model: nn.Module):
+    def __init__(self, model: nn.Module, decay: float):
         self.trained = model
         self.averaged = None
         self.model = model
-        if decay := cfg.SOLVER.EMA_DECAY:
+        if decay:
             self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
             self.model = self.averaged.module
 
     def update(self):
-        """Call it after each step of the optimizer."""
+        """Averages the weights; to be called after each step of the optimizer."""
         if self.averaged:
             self.averaged.update_parameters(self.trained)
             self._share_normalizer()
 
     def states(self) -> dict:
-        """What a checkpoint says of both, to go on from."""
+        """Returns what a checkpoint needs of both models, to go on from."""
         if not self.averaged:
             return {}
         return {"model": self.model.state_dict(), "trained_model": self.trained.state_dict()}
 
-    def loaded(self, checkpoint: dict, resumes: bool):
-        """Call it when weights have been loaded into the model that is trained.
+    def after_load(self, checkpoint: dict, resumes: bool):
+        """Restores the average after weights have been loaded into the model that is trained.
 
         Args:
-            checkpoint: what else was loaded. It is used, and taken out, by a run that `resumes`;
-                others start from the average, if the weights are one.
+            checkpoint: what else was loaded; a run that resumes takes `trained_model` out of it. A
+                new run starts from the average, if the weights are one.
         """
         if not self.averaged:
             return

@@ -1,85 +1,91 @@
-"""What a trainer does beside its iterations, one small class each. Copy one to write your own.
+"""Hooks: what a trainer does beside its iterations. Copy one to write your own.
 
-Their order matters: each sees in `trainer.storage` and in `trainer.end` what those before it did.
-All ranks must have the same hooks in the same order, but for those that only write files.
+The order of hooks matters: each sees in `trainer.storage` and `trainer.metrics` what earlier ones
+did. All ranks need the same hooks in the same order, except for those that only write files.
 """
+
+from collections.abc import Callable
 
 from detectron2.checkpoint import PeriodicCheckpointer
 from detectron2.engine import HookBase
-from detectron2.utils import comm
 
-from .average import Average
-from .checkpoint import Checkpointer
-from .early_stopping import EarlyStopping
-from .evaluation import evaluate, is_due
-from .stop_request import StopRequest
-from .train_loop import is_last, stop
-from .writers import ProgressBar, build_writers, logged, progress
+from ..config.experiment import Schedule
+from ..evaluation.early_stopping import EarlyStopping
+from ..run.checkpoint import Checkpointer
+from ..run.ema import EMA
+from ..run.run import Run
+from ..run.writers import ProgressBar, build_writers, latest_scalars
 
 
 class LogProgress(HookBase):
     """Logs `epoch` and `samples_seen`."""
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
 
     def after_step(self):
-        done = progress(self.cfg, self.trainer.iter)
+        done = self.schedule.progress(self.trainer.iter)
         self.trainer.storage.put_scalars(**done, smoothing_hint=False)
 
 
-class UpdateAverage(HookBase):
-    """Keeps the moving average of the weights."""
+class UpdateEMA(HookBase):
+    """Updates the moving average of the weights."""
 
-    def __init__(self, average: Average):
-        self.average = average
-
-    def after_step(self):
-        self.average.update()
-
-
-class StopOnRequest(HookBase):
-    """Stops by a file `training_completed.txt` in OUTPUT_DIR, or by a signal."""
-
-    def __init__(self, cfg):
-        self.stop_request = StopRequest(cfg.OUTPUT_DIR)
+    def __init__(self, ema: EMA):
+        self.ema = ema
 
     def after_step(self):
-        if not is_last(self.trainer) and (request := self.stop_request.look()):
-            stop(self.trainer, **request)
+        self.ema.update()
+
+
+class PollRequests(HookBase):
+    """Stops the training by `training_completed.txt` in the run directory, or by a signal."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def after_step(self):
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            self.run.poll()
 
 
 class Evaluate(HookBase):
-    """Metrics and validation loss every `TEST.EVAL_PERIOD` iterations and after the last one.
+    """Evaluates every `eval_period` iterations, and after the last one.
 
-    `trainer.metrics` has them, and is None in iterations without an evaluation.
+    `trainer.metrics` has the result, and is None in iterations without an evaluation.
+
+    Args:
+        evaluate: returns the metrics.
     """
 
-    def __init__(self, cfg, model):
-        self.cfg = cfg
-        self.model = model
+    def __init__(self, schedule: Schedule, run: Run, evaluate: Callable[[], dict[str, float]]):
+        self.schedule = schedule
+        self.run = run
+        self.evaluate = evaluate
 
     def after_step(self):
         trainer = self.trainer
         trainer.metrics = None
-        ends_here = is_last(trainer) and trainer.end["status"] != "interrupted"
-        if is_due(self.cfg, trainer.iter + 1, ends_here):
-            trainer.metrics = evaluate(self.cfg, self.model)
+        is_last = trainer.is_last_iteration and not self.run.is_interrupted
+        if self.schedule.is_evaluation_due(trainer.iter + 1, is_last):
+            trainer.metrics = self.evaluate()
             trainer.storage.put_scalars(**trainer.metrics, smoothing_hint=False)
 
 
 class StopEarly(HookBase):
-    """Stops after `EARLY_STOPPING.PATIENCE` evaluations without improvement."""
+    """Stops after `patience` evaluations without improvement."""
 
-    def __init__(self, cfg, early_stopping: EarlyStopping):
-        self.cfg = cfg
+    def __init__(self, schedule: Schedule, run: Run, early_stopping: EarlyStopping):
+        self.schedule = schedule
+        self.run = run
         self.early_stopping = early_stopping
 
     def after_step(self):
         if self.trainer.metrics is not None:
-            self.early_stopping.update(logged(self.cfg), self.trainer.iter)
+            scalars = latest_scalars(self.schedule.log_period)
+            self.early_stopping.update(scalars, self.trainer.iter)
             if self.early_stopping.should_stop:
-                stop(self.trainer, **self.early_stopping.end())
+                self.run.stop("converged", self.early_stopping.reason)
 
     def state_dict(self):
         return self.early_stopping.state_dict()
@@ -89,16 +95,17 @@ class StopEarly(HookBase):
 
 
 class SaveBest(HookBase):
-    """Keeps the best model as `model_best.pth`."""
+    """Saves the best model as `model_best.pth`."""
 
-    def __init__(self, cfg, checkpointer: Checkpointer, early_stopping: EarlyStopping):
-        self.cfg = cfg
+    def __init__(self, schedule: Schedule, checkpointer: Checkpointer, early_stopping):
+        self.schedule = schedule
         self.checkpointer = checkpointer
         self.metric = early_stopping.metric
 
     def after_step(self):
         if self.trainer.metrics is not None:
-            self.checkpointer.save_best(self.metric, logged(self.cfg), self.trainer.iter)
+            scalars = latest_scalars(self.schedule.log_period)
+            self.checkpointer.save_best(self.metric, scalars, self.trainer.iter)
 
 
 class SavePeriodically(HookBase):
@@ -108,9 +115,10 @@ class SavePeriodically(HookBase):
     It comes after the hooks that have a state, which is part of the checkpoint.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int):
+    def __init__(self, checkpointer: Checkpointer, period: int, run: Run):
         self.checkpointer = checkpointer
         self.period = period
+        self.run = run
 
     def before_train(self):
         self.periodic = PeriodicCheckpointer(self.checkpointer, self.period, self.trainer.max_iter)
@@ -118,30 +126,31 @@ class SavePeriodically(HookBase):
     def after_step(self):
         iteration = self.trainer.iter
         self.periodic.step(iteration)
-        if is_last(self.trainer) and iteration + 1 < self.trainer.max_iter:  # stopped early
-            interrupted = self.trainer.end["status"] == "interrupted"
-            name = "model_interrupted" if interrupted else "model_final"
+        if self.run.is_stopping and iteration + 1 < self.trainer.max_iter:
+            name = "model_interrupted" if self.run.is_interrupted else "model_final"
             self.checkpointer.save(name, iteration=iteration)
 
 
 class Write(HookBase):
-    """Calls the writers every `LOG_PERIOD` iterations and after the last one. It comes at the end.
+    """Calls the writers every `log_period` iterations, after evaluations and the last iteration.
 
-    It also moves the progress bar, if there is a terminal.
+    It also moves the progress bar, if there is a terminal. It comes last.
     """
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, output_dir: str, schedule: Schedule):
+        self.output_dir = output_dir
+        self.schedule = schedule
 
     def before_train(self):
         start_iter = self.trainer.start_iter
         self.progress_bar = ProgressBar(start_iter, self.trainer.max_iter)
-        self.writers = []
-        if comm.is_main_process():
-            self.writers = [*build_writers(self.cfg, start_iter), self.progress_bar]
+        writers = build_writers(self.output_dir, self.schedule, start_iter)
+        self.writers = [*writers, self.progress_bar] if writers else []
 
     def after_step(self):
-        if is_last(self.trainer) or (self.trainer.iter + 1) % self.cfg.LOG_PERIOD == 0:
+        trainer = self.trainer
+        is_due = (trainer.iter + 1) % self.schedule.log_period == 0
+        if is_due or trainer.metrics is not None or trainer.is_last_iteration:
             for writer in self.writers:
                 writer.write()
         self.progress_bar.update()
@@ -149,3 +158,22 @@ class Write(HookBase):
     def after_train(self):
         for writer in self.writers:
             writer.close()
+
+
+def build_hooks(experiment, checkpointer, ema, early_stopping, run, evaluate) -> list[HookBase]:
+    """Builds the library's hooks, in their order; detectron2's timer and scheduler come before.
+
+    Args:
+        evaluate: returns the metrics of `ema.model`.
+    """
+    schedule = experiment.schedule
+    return [
+        UpdateEMA(ema),
+        LogProgress(schedule),
+        PollRequests(run),
+        Evaluate(schedule, run, evaluate),
+        StopEarly(schedule, run, early_stopping),
+        SaveBest(schedule, checkpointer, early_stopping),
+        SavePeriodically(checkpointer, schedule.checkpoint_period, run),
+        Write(experiment.output_dir, schedule),
+    ]

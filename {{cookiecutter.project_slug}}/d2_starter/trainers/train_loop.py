@@ -1,91 +1,86 @@
-"""The loop of the trainers with hooks: detectron2's, which can stop early, on any device."""
+"""Runs detectron2's trainers with hooks so that they can stop early, on any device."""
 
 import time
-from collections import defaultdict
 
-import torch
 from detectron2.engine import SimpleTrainer as _SimpleTrainer
 from detectron2.engine import TrainerBase
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
-from ..config import amp_dtype
-from .accumulate import parts
-from .run import diverged
+from ..run.run import Run
+from ..run.training_step import MixedPrecision, compute_gradients, seed_step
 
 
-def train(trainer: TrainerBase, start_iter: int, max_iter: int, end: dict):
-    """`TrainerBase.train`, until `max_iter` or until a hook has called `stop`.
+class StoppableTrainer(TrainerBase):
+    """Trains as detectron2's TrainerBase does, until `max_iter` or until the run is stopped.
 
     A hook that raises an exception to stop would be reported as a failure, and would keep the hooks
     after it from finishing.
 
-    Args:
-        end: of the run's end marker, with the status "finished".
+    Attributes:
+        run: the state of the run.
+        metrics: of the evaluation in the current iteration, or None.
     """
-    trainer.start_iter, trainer.max_iter, trainer.end = start_iter, max_iter, end
-    with EventStorage(start_iter) as trainer.storage:
-        try:
-            trainer.before_train()
-            for trainer.iter in range(start_iter, max_iter):  # noqa: B020
-                trainer.before_step()
-                trainer.run_step()
-                trainer.after_step()
-                if is_last(trainer):
-                    break
-            trainer.iter += 1
-        finally:
-            trainer.after_train()
+
+    run: Run
+    metrics: dict[str, float] | None = None
+
+    @property
+    def is_last_iteration(self) -> bool:
+        """Whether no iteration follows the current one."""
+        return self.iter + 1 == self.max_iter or self.run.is_stopping
+
+    def train(self, start_iter: int, max_iter: int):
+        """Runs the iterations from `start_iter` on, with all hooks."""
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):  # noqa: B020
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    if self.is_last_iteration:
+                        break
+                self.iter += 1
+            finally:
+                self.after_train()
 
 
-def stop(trainer: TrainerBase, status: str, reason: str, **more):
-    """Makes the current iteration the last; the hooks after the one that calls it see that."""
-    trainer.end.update(status=status, reason=reason, **more)
+class SimpleTrainer(StoppableTrainer, _SimpleTrainer):
+    """Runs iterations as detectron2's SimpleTrainer and AMPTrainer do, with gradient accumulation.
 
+    Args:
+        model: returns a dict of losses.
+        data_loader: may be None, and set later.
+        seed: every random number of iteration i follows from the seed and i.
+    """
 
-def is_last(trainer: TrainerBase) -> bool:
-    """Whether the current iteration is the last."""
-    return trainer.iter + 1 == trainer.max_iter or trainer.end["status"] != "finished"
-
-
-class SimpleTrainer(_SimpleTrainer):
-    """detectron2's SimpleTrainer and AMPTrainer in one, for CPUs too, with errors in words."""
-
-    def __init__(self, cfg, model, data_loader, optimizer):
-        super().__init__(model, data_loader, optimizer)
-        self.accumulate = cfg.SOLVER.ACCUMULATE
-        enabled, dtype = cfg.SOLVER.AMP.ENABLED, amp_dtype(cfg)
-        self.autocast = torch.amp.autocast(cfg.MODEL.DEVICE, dtype=dtype, enabled=enabled)
-        self.grad_scaler = torch.amp.GradScaler(enabled=enabled and dtype == torch.float16)
+    def __init__(self, model, data_loader, optimizer, precision: MixedPrecision, accumulate, seed):
+        _SimpleTrainer.__init__(self, model, data_loader, optimizer)
+        self.precision = precision
+        self.accumulate = accumulate
+        self.seed = seed
 
     def run_step(self):
+        """Computes one iteration."""
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        seed_step(self.seed, self.iter)
         self.optimizer.zero_grad()
-        losses = defaultdict(float)
-        for part in parts(self.model, data, self.accumulate):
-            try:
-                with self.autocast:
-                    loss_dict = self.model(part)
-                    loss = sum(loss_dict.values()) / self.accumulate
-            except FloatingPointError as error:  # detectron2's heads raise it
-                raise diverged(self.iter, error) from error
-            for name, value in comm.reduce_dict(loss_dict).items():
-                losses[name] += value.item() / self.accumulate
-            if not torch.isfinite(loss):
-                raise diverged(self.iter, dict(losses))
-            self.grad_scaler.scale(loss).backward()
+        losses = compute_gradients(self.model, data, self.iter, self.precision, self.accumulate)
         self.after_backward()
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
         storage = get_event_storage()
         storage.put_scalar("data_time", data_time)
-        storage.put_scalars(total_loss=sum(losses.values()), **losses)
+        storage.put_scalars(**losses)
 
     def state_dict(self):
-        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
+        """Returns the state for a checkpoint."""
+        return super().state_dict() | {"grad_scaler": self.precision.scaler.state_dict()}
 
     def load_state_dict(self, state_dict):
+        """Restores the state."""
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.precision.scaler.load_state_dict(state_dict["grad_scaler"])

@@ -5,8 +5,8 @@ https://detectron2.readthedocs.io/tutorials/builtin_datasets.html
 `$DETECTRON2_DATASETS`, if set, takes the place of `datasets`.
 """
 
-from .catalog import adopt
-from .shapes import register_shapes
+from d2_starter.data.catalog import adopt
+from d2_starter.data.shapes import register_shapes
 
 NAMES = ("{{ cookiecutter.__dataset }}_train", "{{ cookiecutter.__dataset }}_val")
 

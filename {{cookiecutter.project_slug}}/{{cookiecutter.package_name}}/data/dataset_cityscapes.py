@@ -8,9 +8,9 @@ or `datasets/{{ cookiecutter.__dataset }}`, if that is not set.
 
 from functools import partial
 
-from .catalog import dataset_folder, register
-from .cityscapes import CLASSES, THINGS, load_instances, load_semantic
-from .shapes import register_shapes
+from d2_starter.data.catalog import dataset_folder, register
+from d2_starter.formats.cityscapes import CLASSES, THINGS, load_instances, load_semantic
+from d2_starter.data.shapes import register_shapes
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

@@ -12,9 +12,9 @@ from functools import partial
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 
-from .catalog import dataset_folder, existing, register
-from .panoptic import load_instances, load_stuff, panoptic_classes, semantic_classes
-from .shapes import register_shapes
+from d2_starter.data.catalog import dataset_folder, existing, register
+from d2_starter.data.panoptic import load_instances, load_stuff, panoptic_classes, semantic_classes
+from d2_starter.data.shapes import register_shapes
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

@@ -8,8 +8,8 @@ from functools import partial
 
 from detectron2.structures import BoxMode
 
-from .catalog import register
-from .shapes import make_shapes, register_shapes
+from d2_starter.data.catalog import register
+from d2_starter.data.shapes import make_shapes, register_shapes
 
 NAME = "{{ cookiecutter.__dataset }}"
 SPLITS = ("train", "val")

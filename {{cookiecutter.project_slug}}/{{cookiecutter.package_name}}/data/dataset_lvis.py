@@ -12,9 +12,9 @@ from functools import partial
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_lvis_json
 
-from .catalog import dataset_folder, existing, register
-from .coco import read_categories
-from .shapes import register_shapes
+from d2_starter.data.catalog import dataset_folder, existing, register
+from d2_starter.formats.coco import read_categories
+from d2_starter.data.shapes import register_shapes
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

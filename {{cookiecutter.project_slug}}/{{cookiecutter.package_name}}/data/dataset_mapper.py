@@ -4,12 +4,10 @@ import copy
 
 import numpy as np
 import torch
+from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
-
-from .image import FastResize, read_image, to_tensor
 
 
 class Mapper:
@@ -42,7 +40,7 @@ class Mapper:
                 has masks as RLE gets bitmasks in any case.
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
             recompute_boxes: tight boxes around the masks, which cropping makes necessary.
-            fast_resize: resize by PyTorch, see INPUT.FAST_RESIZE in config.py.
+            fast_resize: resize by PyTorch, see INPUT.FAST_RESIZE.
         """
         if fast_resize:
             augmentations = [
@@ -59,7 +57,7 @@ class Mapper:
 
     @classmethod
     def from_config(cls, cfg, is_train: bool, ground_truth: bool | None = None):
-        """Ground truth, if it is not said, is for training only."""
+        """Reads the arguments from a YAML config; ground truth is for training, if not told."""
         augmentations = utils.build_augmentation(cfg, is_train)  # resize, and flip for training
         crop = is_train and cfg.INPUT.CROP.ENABLED
         if crop:
@@ -80,7 +78,8 @@ class Mapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """
+        """Maps one image.
+
         Args:
             dataset_dict: one record in detectron2's format; it is not changed.
 
@@ -130,12 +129,3 @@ class Mapper:
         if self.recompute_boxes and instances.has("gt_masks"):  # which an empty image has not
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
-
-
-def read_label_map(file: str) -> np.ndarray:
-    """(H, W) uint8, the class of each pixel: the values in the file, whatever palette it has.
-
-    detectron2's own mapper takes the brightness of a palette's colors for classes.
-    """
-    with Image.open(file) as image:
-        return np.array(image)

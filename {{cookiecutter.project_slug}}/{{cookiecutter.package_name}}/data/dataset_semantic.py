@@ -11,8 +11,8 @@ from functools import partial
 
 from detectron2.data.datasets import load_sem_seg
 
-from .catalog import dataset_folder, existing, hold_out, register
-from .shapes import register_shapes
+from d2_starter.data.catalog import dataset_folder, existing, hold_out, register
+from d2_starter.data.shapes import register_shapes
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

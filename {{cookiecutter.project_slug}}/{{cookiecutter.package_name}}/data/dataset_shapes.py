@@ -10,7 +10,7 @@ Then name it as the training and the test set in configs/base.{{ cookiecutter.__
 https://detectron2.readthedocs.io/tutorials/datasets.html lists the fields of a dataset dict.
 """
 
-from .shapes import register_shapes
+from d2_starter.data.shapes import register_shapes
 
 
 def register_datasets():

@@ -10,9 +10,9 @@ from functools import partial
 
 from detectron2.data import MetadataCatalog
 
-from .catalog import dataset_folder, hold_out, register
-from .shapes import register_shapes
-from .voc import class_names, load_voc
+from d2_starter.data.catalog import dataset_folder, hold_out, register
+from d2_starter.data.shapes import register_shapes
+from d2_starter.formats.voc import class_names, load_voc
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

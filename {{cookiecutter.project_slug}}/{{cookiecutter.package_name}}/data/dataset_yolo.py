@@ -11,9 +11,9 @@ from functools import partial
 
 from detectron2.data import MetadataCatalog
 
-from .catalog import dataset_folder, hold_out, register
-from .shapes import register_shapes
-from .yolo import class_names, load_yolo, yolo_files
+from d2_starter.data.catalog import dataset_folder, hold_out, register
+from d2_starter.data.shapes import register_shapes
+from d2_starter.formats.yolo import class_names, load_yolo, yolo_files
 
 NAME = "{{ cookiecutter.__dataset }}"
 # The folder of the data set, where it is not there.

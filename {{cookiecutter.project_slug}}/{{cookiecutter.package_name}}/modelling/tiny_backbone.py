@@ -35,7 +35,7 @@ class TinyBackbone(Backbone):
             in_channels = out_channels
 
     def forward(self, x):
-        """(N, C, H, W) images to {"res2": (N, 32, H/4, W/4), ..., "res5": (N, 128, H/32, W/32)}."""
+        """Maps (N, 3, H, W) images to {"res2": (N, C, H/4, W/4), ..., "res5": ...}."""
         features = {}
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
@@ -58,9 +58,9 @@ def _conv(in_channels, out_channels, stride):
 
 @BACKBONE_REGISTRY.register()
 def build_tiny_fpn_backbone(cfg, input_shape: ShapeSpec):
-    """The stages above, and a feature pyramid of `MODEL.FPN.OUT_CHANNELS` on top: p2 to p6."""
+    """Builds the stages above, and a feature pyramid on top of them: p2 to p6."""
     return FPN(
-        bottom_up=TinyBackbone(input_shape.channels),
+        bottom_up=TinyBackbone(input_shape.channels, cfg.MODEL.TINY_BACKBONE.CHANNELS),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

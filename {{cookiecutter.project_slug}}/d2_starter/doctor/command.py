@@ -1,0 +1,143 @@
+"""Looks for mistakes in datasets: in images, boxes, masks, keypoints, classes and label maps.
+
+uv run tools/check_dataset.py shapes_train shapes_val
+uv run tools/check_dataset.py --config-file configs/smoke.yaml   # its datasets, and its anchors
+"""
+
+import argparse
+import json
+import math
+import sys
+import textwrap
+
+from tqdm import tqdm
+
+from ..data.catalog import check_registered
+from . import check
+from .findings import ERROR, headline
+
+WIDTH = 100  # characters
+CLASSES = 10  # listed at each end, if there are many
+COLORS = {"error": "31", "warning": "33"}  # of terminals: red, yellow
+
+
+def main(load_experiment, register_datasets):
+    """Runs the command.
+
+    Args:
+        load_experiment: reads a config file.
+        register_datasets: registers the project's datasets.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The exit status is 0 if there are no errors, 1 if there are, 2 for wrong usage.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets, as registered")
+    parser.add_argument(
+        "--config-file", help="checks against its model too; without NAME: its datasets"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument(
+        "--annotations-only", action="store_true", help="do not read the images; much faster"
+    )
+    args = parser.parse_args()
+    if not args.names and not args.config_file:
+        parser.error("name a data set, or give a --config-file")
+    register_datasets()
+    try:
+        experiment = load_experiment(args.config_file) if args.config_file else None
+        names = args.names or (*experiment.train_names, *experiment.test_names)
+        names = list(dict.fromkeys(names))
+        for name in names:
+            check_registered(name)
+    except (KeyError, ValueError) as error:
+        parser.error(str(error.args[0]))
+
+    report = check(names, experiment, with_images=not args.annotations_only, track=track)
+    found = [*report["findings"], *(f for d in report["datasets"].values() for f in d["findings"])]
+    errors = sum(finding["severity"] == ERROR for finding in found)
+    if args.json:
+        print(json.dumps(report))
+    else:
+        print_report(report)
+        warnings = len(found) - errors
+        counted = f"{numbered(errors, 'error')}, {numbered(warnings, 'warning')}"
+        print(counted if found else "Nothing wrong was found.")
+    sys.exit(1 if errors else 0)
+
+
+def track(iterable, total, name):
+    """A progress bar on stderr."""
+    return tqdm(iterable, desc=name, total=total, unit="image")
+
+
+def print_report(report: dict):
+    for name, dataset in report["datasets"].items():
+        crowds = f", {dataset['crowds']:,} of them crowds" * bool(dataset["crowds"])
+        heading = f"{name}: {numbered(dataset['images'], 'image')}, "
+        heading += f"{numbered(dataset['annotations'], 'annotation')}{crowds}"
+        print(f"{heading}\n{'=' * len(heading)}\n")
+        print_classes(dataset)
+        print_sizes(dataset["object_sizes"], report.get("model"))
+        print_findings(dataset["findings"])
+    if report["findings"]:
+        print("Between data sets\n=================\n")
+        print_findings(report["findings"])
+
+
+def print_classes(dataset: dict):
+    """A table: class, objects, images, share of the objects; the most frequent ones first."""
+    objects, images = dataset["classes"], dataset["images_with_class"]
+    names = sorted(images, key=lambda name: (-objects.get(name, 0), -images[name]))
+    total = sum(objects.values())
+    left_out = len(names) - 2 * CLASSES
+    if names:
+        print(f"{'class':<40}{'objects':>12}{'images':>12}{'share':>9}")
+    for i, name in enumerate(names):
+        if left_out > 0 and i == CLASSES:
+            print(f"... {left_out:,} classes in between ...")
+        if left_out <= 0 or not CLASSES <= i < len(names) - CLASSES:
+            is_thing = name in objects  # else it is a class of label maps
+            count = f"{objects[name]:,}" if is_thing else "pixels"
+            share = f"{100 * objects[name] / max(total, 1):>8.1f}%" if is_thing else ""
+            print(f"{str(name)[:39]:<40}{count:>12}{images[name]:>12,}{share}")
+    print()
+
+
+def print_sizes(sizes: dict[str, int], model: dict | None):
+    """Bars of the numbers of objects by size; with a model, where its anchors are."""
+    if not sizes:
+        return
+    where = "as the model gets them" if model else "of the file"
+    print(f"size of objects (square root of the box's area, in pixels {where})")
+    for name, count in sizes.items():
+        low, high = map(float, name.split("-"))
+        anchors = [a for a in (model or {}).get("anchors", ()) if low <= a < high]
+        mark = f"  anchors {', '.join(f'{a:g}' for a in anchors)}" if anchors else ""
+        bar = "#" * math.ceil(40 * count / max(sizes.values()))
+        print(f"{name:>12}{count:>12,} {bar:<40}{mark}".rstrip())
+    print()
+
+
+def print_findings(findings: list[dict]):
+    for finding in findings:
+        severity = finding["severity"]
+        label = severity.upper()
+        if sys.stdout.isatty():
+            label = f"\033[{COLORS[severity]}m{label}\033[0m"
+        print(f"{label} {finding['check']}: {headline(finding)}")
+        for example in finding["examples"]:
+            print(wrapped(f"- {example}"))
+        print(wrapped(f"Effect: {finding['effect']}"))
+        print(wrapped(f"Fix: {finding['fix']}"), end="\n\n")
+
+
+def wrapped(text: str) -> str:
+    # Names of files stay whole: they are copied.
+    indents = {"initial_indent": "  ", "subsequent_indent": "    "}
+    return textwrap.fill(text, WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
+
+
+def numbered(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

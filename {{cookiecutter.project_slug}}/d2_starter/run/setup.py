@@ -1,0 +1,144 @@
+"""Prepares a run: its directory, its log, its seeds, and the records of what is run."""
+
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..config.experiment import Experiment
+from ..files.run_directory import LAST, STOP_FILE
+from .checkpoint import publish_last
+
+LOGGERS = ("detectron2", "fvcore", "d2_starter")
+CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
+SHARED_MEMORY = 1024  # MB; a container has 64, unless it is told otherwise
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args, load_experiment: Callable[[str, list[str]], Experiment]) -> Experiment:
+    """Reads the config, and prepares the run directory, logging and random seeds of this process.
+
+    What the config gives in epochs is in iterations afterwards. The directory gets `config.yaml`,
+    `environment.txt` and `git.diff` beside the log. A new run does not mix with an earlier one in
+    the same directory: that is moved aside.
+
+    Args:
+        args: of the command line, see `launch`.
+        load_experiment: reads a config file with overrides.
+    """
+    experiment = load_experiment(args.config_file, args.opts)
+    output = Path(experiment.output_dir)
+    moved = None
+    if comm.is_main_process():
+        if not (args.resume or args.eval_only):
+            moved = _move_aside(output)
+        output.mkdir(parents=True, exist_ok=True)
+    comm.synchronize()
+    setup_logging(output, comm.get_rank())
+    logger.info("Command: %s", shlex.join(sys.argv))
+    logger.info("Output: %s; device: %s x %d", output, experiment.device, comm.get_world_size())
+    if args.resume and not (output / LAST).exists():
+        logger.warning("There is no checkpoint to resume in %s: training starts afresh.", output)
+    _check_shared_memory(experiment.num_workers)
+    if moved:
+        logger.warning("An earlier run was in %s: it is in %s now.", output, moved)
+    experiment.follow_data()
+    if not args.eval_only:  # an evaluation leaves the training's records
+        _settle_seeds(experiment, load_experiment, output / "config.yaml" if args.resume else None)
+        experiment.set_epoch_length()
+        experiment.scale_learning_rate()
+        schedule = experiment.schedule
+        images, batch = schedule.images_per_epoch, schedule.batch_size
+        logger.info(
+            "An epoch is %g images, %.4g iterations of %d; training takes %.4g epochs",
+            images,
+            images / batch,
+            batch,
+            schedule.max_iter * batch / images,
+        )
+        if not schedule.eval_in_loop and schedule.eval_period:  # then checkpoints are evaluated
+            experiment.checkpoint_period = schedule.eval_period
+        if comm.is_main_process():
+            _write_records(experiment, output)
+            publish_last(output)
+    experiment.warn_of_limits()
+    seed_all_rng(None if experiment.seed < 0 else experiment.seed + comm.get_rank())
+    torch.backends.cudnn.benchmark = experiment.cudnn_benchmark and not args.eval_only
+    if experiment.device == "cpu" and args.num_gpus > 1:  # else each process takes all cores
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    return experiment
+
+
+def setup_logging(output: Path, rank: int = 0, file: str | None = None):
+    """Sends the log to the terminal and to a file of the directory.
+
+    Args:
+        file: name of the file; None: detectron2's log.txt.
+    """
+    for name in LOGGERS:
+        setup_logger(str(output / file if file else output), distributed_rank=rank, name=name)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _check_shared_memory(num_workers):
+    folder = Path("/dev/shm")
+    size = shutil.disk_usage(folder).total / 2**20 if folder.is_dir() else SHARED_MEMORY
+    if num_workers and size < SHARED_MEMORY:
+        logger.warning(
+            "/dev/shm has %d MB. Workers of data loaders pass images through it; when it is full, "
+            "a bus error kills them. Start the container with --shm-size 8g, or set "
+            "the number of workers to 0, which is slow.",
+            size,
+        )
+
+
+def _settle_seeds(experiment, load_experiment, earlier: Path | None):
+    # Draws the seeds that are others in each new run; a resumed run keeps those it had.
+    had = load_experiment(str(earlier), []) if earlier and earlier.exists() else None
+    used = {"seed": True, "train_subset_seed": experiment.train_subset_ratio < 1}
+    for attribute, is_used in used.items():
+        if is_used and getattr(experiment, attribute) < 0:
+            seed = getattr(had, attribute) if had else secrets.randbits(31)
+            setattr(experiment, attribute, comm.all_gather(seed)[0])
+
+
+def _write_records(experiment, output):
+    (output / "ended.json").unlink(missing_ok=True)
+    experiment.save(output / ".config.yaml")
+    os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
+    # An image of the project has no repository; its Dockerfile sets the variable.
+    commit = _git("rev-parse", "--verify", "--quiet", "HEAD").strip()
+    commit = commit or os.environ.get("GIT_COMMIT") or "none"
+    environment = f"git commit: {commit}\n{collect_env_info()}\n"
+    (output / "environment.txt").write_text(environment, encoding="utf-8")
+    (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
+
+
+def _move_aside(output: Path) -> Path | None:
+    # Renames a directory with a run in it to the first free of <name>.1, <name>.2, ...
+    if not any((output / file).exists() for file in ("metrics.json", LAST, STOP_FILE)):
+        return None
+    number = 1
+    while (aside := output.with_name(f"{output.name}.{number}")).exists():
+        number += 1
+    return output.rename(aside)
+
+
+def _git(*command: str) -> str:
+    try:
+        return subprocess.run(["git", *command], capture_output=True, text=True).stdout
+    except OSError:  # git is not installed
+        return ""
