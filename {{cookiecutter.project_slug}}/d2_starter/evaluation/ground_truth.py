@@ -3,7 +3,8 @@
     inference/<dataset>/ground_truth.json        COCO's format, and "dataset", "fingerprint",
                                                  "evaluator_type", "stuff_classes", "oks_sigmas"
     inference/<dataset>/sem_seg_per_image.json   {file name: [[true, predicted, pixels], ...]}
-    inference/<dataset>/panoptic_per_image.json  {image id: {category id: [TP, FP, FN, sum of IoU]}}
+    inference/<dataset>/panoptic_per_image.json  {"categories": [{"id", "name"}], "images": {image id:
+                                                 {category id: [TP, FP, FN, sum of IoU]}}}
 """
 
 import json
@@ -79,6 +80,18 @@ class PerImageSemSegEvaluator(SemSegEvaluator):
             content = {file: pairs for part in gathered for file, pairs in part.items()}
             _write(Path(self._output_dir) / "sem_seg_per_image.json", content)
         return super().evaluate()
+
+
+def write_panoptic_counts(folder: str | Path, images: dict, names: dict):
+    """Writes `panoptic_per_image.json`.
+
+    Args:
+        images: image id: {category id: [TP, FP, FN, sum of IoU]}.
+        names: category id: its name.
+    """
+    categories = [{"id": category, "name": name} for category, name in names.items()]
+    path = Path(folder) / "panoptic_per_image.json"
+    _write(path, {"categories": categories, "images": images})
 
 
 def _default(value):
