@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import io
 
 import numpy as np
@@ -162,9 +163,74 @@ def test_a_draw_equals_the_metric_of_the_drawn_images():
                 for copy_number in range(count):
                     new = {"image_id": 1000 * image["id"] + copy_number}
                     images.append(image | {"id": new["image_id"]})
-                    for source, target in ((truth["annotations"], annotations), (results, repeated)):
+                    for source, target in (
+                        (truth["annotations"], annotations),
+                        (results, repeated),
+                    ):
                         target += [x | new for x in source if x["image_id"] == image["id"]]
             again = truth | {"images": images, "annotations": annotations}
             once = np.ones((1, len(images)), np.float32)
             expected = statistics.average_precision(match(again, repeated, "bbox"), once)[0]
             np.testing.assert_allclose(values, expected, atol=1e-3)
+
+
+def population(images: int) -> tuple[dict, list[dict]]:
+    """Images of two classes, in which a model is right more or less often."""
+    rng = np.random.default_rng(3)
+    truth = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": str(i)} for i in (1, 2)],
+    }
+    results = []
+    for image_id in range(images):
+        truth["images"].append({"id": image_id})
+        difficulty = rng.uniform(0, 0.15)
+        for number in range(int(rng.integers(1, 6))):
+            place = {"image_id": image_id, "category_id": int(rng.integers(1, 3))}
+            box = np.array([number * 100, 0, 50, 50], dtype=float)
+            truth["annotations"].append(place | {"bbox": box.tolist(), "area": 2500})
+            moved = (box + rng.normal(0, difficulty, 4) * 50).tolist()
+            if rng.random() < 0.85:
+                results.append(place | {"bbox": moved, "score": rng.beta(4, 2)})
+            if rng.random() < 0.3:
+                away = [number * 100, 200, 50, 50]
+                results.append(place | {"bbox": away, "score": rng.beta(2, 3)})
+    return truth, results
+
+
+def sample(matches, chosen: np.ndarray):
+    """The matches in some of the images."""
+    new = np.full(len(matches.images), -1)
+    new[chosen] = np.arange(len(chosen))
+    d, g = new[matches.image] >= 0, new[matches.truth_image] >= 0
+    return dataclasses.replace(
+        matches,
+        images=[matches.images[i] for i in chosen],
+        image=new[matches.image[d]],
+        category=matches.category[d],
+        score=matches.score[d],
+        hit=matches.hit[d],
+        ignored=matches.ignored[d],
+        truth_image=new[matches.truth_image[g]],
+        truth_category=matches.truth_category[g],
+        crowd=matches.crowd[g],
+    )
+
+
+def test_95_percent_intervals_hold_the_true_value_in_93_to_97_percent_of_1000_test_sets():
+    matches, size, rng = match(*population(3000), "bbox"), 80, np.random.default_rng(0)
+
+    def metric(matches, weights=None):
+        ap = statistics.average_precision(matches, weights, ious=(0.5, 0.75)).mean(axis=1)
+        return statistics.mean_over_classes(ap)
+
+    values, ends = [], []
+    for number in range(1000):
+        test_set = sample(matches, np.sort(rng.choice(len(matches.images), size, replace=False)))
+        values.append(float(metric(test_set)[0]))
+        draws = metric(test_set, statistics.resample(size, draws=150, seed=number))
+        ends.append(statistics.interval(values[-1], draws, size))
+    true = np.mean(values)  # of test sets of this size
+    low, high = np.array(ends).T
+    assert 0.93 <= np.mean((low <= true) & (true <= high)) <= 0.97

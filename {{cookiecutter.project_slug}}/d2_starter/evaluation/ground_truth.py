@@ -1,10 +1,10 @@
 """The ground truth of an evaluation, beside its results: reports need no dataset and no model.
 
-    inference/<dataset>/ground_truth.json        COCO's format, and "dataset", "fingerprint",
-                                                 "evaluator_type", "stuff_classes", "oks_sigmas"
-    inference/<dataset>/sem_seg_per_image.json   {file name: [[true, predicted, pixels], ...]}
-    inference/<dataset>/panoptic_per_image.json  {"categories": [{"id", "name"}], "images": {image id:
-                                                 {category id: [TP, FP, FN, sum of IoU]}}}
+inference/<dataset>/ground_truth.json        COCO's format, and "dataset", "fingerprint",
+                                             "evaluator_type", "stuff_classes", "oks_sigmas"
+inference/<dataset>/sem_seg_per_image.json   {file name: [[true, predicted, pixels], ...]}
+inference/<dataset>/panoptic_per_image.json  {"categories": [{"id", "name"}], "images": {image id:
+                                             {category id: [TP, FP, FN, sum of IoU]}}}
 """
 
 import json

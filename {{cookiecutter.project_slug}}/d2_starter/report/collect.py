@@ -200,10 +200,13 @@ class Run:
             for line in self.lines
             if line.get("time") and line.get("samples_seen")
         ]
-        version = dict(re.findall(r"^(PyTorch|detectron2|Python|GPU 0[^ ]*) +(\S.*)$", environment, re.M))
+        version = dict(
+            re.findall(r"^(PyTorch|detectron2|Python|GPU 0[^ ]*) +(\S.*)$", environment, re.M)
+        )
         facts = {
             "Command": commands[-1] if commands else "",
-            "Ended": " ".join(filter(None, (ended.get("status"), ended.get("reason")))) or "not yet",
+            "Ended": " ".join(filter(None, (ended.get("status"), ended.get("reason"))))
+            or "not yet",
             "Iterations": f"{self.lines[-1]['iteration'] + 1:,}" if self.lines else "",
             "Epochs": f"{self.lines[-1].get('epoch', 0):.4g}" if self.lines else "",
             "Time": str(times[-1] - times[0]) if times and times[-1] >= times[0] else "",

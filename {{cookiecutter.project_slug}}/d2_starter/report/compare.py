@@ -61,9 +61,7 @@ class Difference:
             )
         better, sign = (second, 1) if difference > 0 else (first, -1)
         low, high = sorted((sign * low, sign * high))
-        return (
-            f"{self.metric}: {better} is better by {abs(difference):.1f}, 95 % interval {low:.1f} to {high:.1f}."
-        )
+        return f"{self.metric}: {better} is better by {abs(difference):.1f}, 95 % interval {low:.1f} to {high:.1f}."
 
 
 def _set(run, dataset):
@@ -104,7 +102,10 @@ def group(runs: list[Run]) -> list[Group]:
         config = {k: v for k, v in run.config.items() if k not in SEEDS}
         groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
     return [
-        Group(found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more", found)
+        Group(
+            found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more",
+            found,
+        )
         for found in groups.values()
     ]
 
@@ -195,7 +196,11 @@ class Comparison:
         """Returns rows of keys that are not the same in all groups."""
         configs = [g.runs[0].config for g in self.groups]
         keys = dict.fromkeys(key for config in configs for key in config)
-        texts = [[k, *(json.dumps(c.get(k), default=str) for c in configs)] for k in keys if k not in SEEDS]
+        texts = [
+            [k, *(json.dumps(c.get(k), default=str) for c in configs)]
+            for k in keys
+            if k not in SEEDS
+        ]
         return [row for row in texts if len(set(row[1:])) > 1]
 
     def markdown(self) -> str:
@@ -210,7 +215,9 @@ class Comparison:
             head = ["Key", *(g.name for g in self.groups)]
             lines = [head, ["---"] * len(head), *differences]
             parts += ["### Config", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-        parts.append("\\* the 95 % interval of the difference does not hold 0; ± standard deviation over seeds.")
+        parts.append(
+            "\\* the 95 % interval of the difference does not hold 0; ± standard deviation over seeds."
+        )
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
@@ -231,16 +238,45 @@ class Comparison:
             said = "".join(f"<li>{escape(s)}</li>" for s in self.sentences(dataset))
             cells = [[escape(c) for c in row] for row in rows]
             note = "* the 95 % interval of the difference does not hold 0; ± standard deviation over seeds"
-            parts.append(section(f"set{number}", escape(dataset), f"<ul>{said}</ul>", table(list(map(escape, head)), cells, note)))
-            parts.append(section(f"images{number}", f"Where they differ most: {escape(dataset)}", self._images(dataset, images)))
-        keys = ["total_loss", "val_loss/total_loss", *self.metrics(self.datasets[0], with_classes=False)]
-        charts = "".join(line_chart(k, {run.name: run.curve(k) for run in self.runs}, "epoch", k) for k in keys)
+            parts.append(
+                section(
+                    f"set{number}",
+                    escape(dataset),
+                    f"<ul>{said}</ul>",
+                    table(list(map(escape, head)), cells, note),
+                )
+            )
+            parts.append(
+                section(
+                    f"images{number}",
+                    f"Where they differ most: {escape(dataset)}",
+                    self._images(dataset, images),
+                )
+            )
+        keys = [
+            "total_loss",
+            "val_loss/total_loss",
+            *self.metrics(self.datasets[0], with_classes=False),
+        ]
+        charts = "".join(
+            line_chart(k, {run.name: run.curve(k) for run in self.runs}, "epoch", k) for k in keys
+        )
         parts.insert(1, section("curves", "Curves", f'<div class="charts">{charts}</div>'))
-        differences = [[f"<code>{escape(r[0])}</code>", *map(escape, r[1:])] for r in self.config_differences()]
+        differences = [
+            [f"<code>{escape(r[0])}</code>", *map(escape, r[1:])] for r in self.config_differences()
+        ]
         head = ["Key", *(escape(g.name) for g in self.groups)]
-        parts.append(section("config", "Config", table(head, differences) if differences else "<p>They differ by seeds alone.</p>"))
+        parts.append(
+            section(
+                "config",
+                "Config",
+                table(head, differences) if differences else "<p>They differ by seeds alone.</p>",
+            )
+        )
         title = "Comparison: " + ", ".join(g.name for g in self.groups)
-        return Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
+        return Template(
+            (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+        ).substitute(
             title=escape(title), name=escape(title), nav="", images=images, main="\n".join(parts)
         )
 
@@ -261,7 +297,9 @@ class Comparison:
 
 def _tex(text):
     for character in "\\&%$#_{}":
-        text = text.replace(character, rf"\{character}" if character != "\\" else r"\textbackslash ")
+        text = text.replace(
+            character, rf"\{character}" if character != "\\" else r"\textbackslash "
+        )
     return text.replace("±", r"$\pm$").replace(" *", r"$^{*}$")
 
 
@@ -272,7 +310,9 @@ def main(load_experiment):
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--latex", action="store_true", help="tables for LaTeX instead of Markdown")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves and images too")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with curves and images too"
+    )
     args = parser.parse_args()
     try:
         comparison = Comparison([open_run(path, load_experiment) for path in args.runs])

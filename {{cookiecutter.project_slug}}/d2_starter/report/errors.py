@@ -41,7 +41,9 @@ def operating_points(matches: Matches) -> list[dict]:
             envelope = np.maximum.accumulate(precision[::-1])[::-1]
             grid = np.linspace(0, recall[-1], 60)
             at = np.searchsorted(recall, grid)
-            point["curve"] = list(zip(grid.tolist(), envelope[at].tolist(), score[last][at].tolist()))
+            point["curve"] = list(
+                zip(grid.tolist(), envelope[at].tolist(), score[last][at].tolist())
+            )
         points.append(point)
     return points
 
@@ -158,7 +160,9 @@ def find_suspects(matches: Matches, number: int = 50) -> list[Suspect]:
     """
     found = []
     is_hit = matches.hit[:, AT] >= 0
-    known = np.bincount(matches.truth_category[matches.hit[is_hit, AT]], minlength=len(matches.classes))
+    known = np.bincount(
+        matches.truth_category[matches.hit[is_hit, AT]], minlength=len(matches.classes)
+    )
     recall = known / np.maximum(matches.objects.sum(axis=0), 1)
     for i, ious in enumerate(matches.ious):
         first, true_first = int(matches.starts[i]), int(matches.truth_starts[i])
@@ -184,7 +188,9 @@ def find_suspects(matches: Matches, number: int = 50) -> list[Suspect]:
                 candidates.append(("box", near[b, g] * (1 - own[g]), b))
                 explains |= (near[:, g] > 0) & (own[g] < 0.3)
             kind, doubt, d = max(candidates, key=lambda candidate: candidate[1])
-            found.append(Suspect(kind, float(doubt), i, first + d if d >= 0 else -1, true_first + int(g)))
+            found.append(
+                Suspect(kind, float(doubt), i, first + d if d >= 0 else -1, true_first + int(g))
+            )
         in_crowd = (ious[:, crowd] >= 0.1).any(axis=1)
         for d in np.flatnonzero(~has_own & ~explains & ~in_crowd):
             found.append(Suspect("missing", float(score[d]), i, first + int(d), -1))

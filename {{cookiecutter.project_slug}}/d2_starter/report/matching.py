@@ -155,8 +155,12 @@ def to_rle(segmentation: list | dict, image: dict) -> dict:
 
 def _oks(detections, annotations, sigmas):
     """Returns object keypoint similarities, as COCO defines them, (D, G)."""
-    found = np.array([d["keypoints"] for d in detections], dtype=float).reshape(-1, 1, len(sigmas), 3)
-    true = np.array([a["keypoints"] for a in annotations], dtype=float).reshape(1, -1, len(sigmas), 3)
+    found = np.array([d["keypoints"] for d in detections], dtype=float).reshape(
+        -1, 1, len(sigmas), 3
+    )
+    true = np.array([a["keypoints"] for a in annotations], dtype=float).reshape(
+        1, -1, len(sigmas), 3
+    )
     delta = found[..., :2] - true[..., :2]
     seen = true[..., 2] > 0
     x, y, width, height = np.array([a["bbox"] for a in annotations], dtype=float).T
@@ -168,4 +172,4 @@ def _oks(detections, annotations, sigmas):
     squares = (np.where(some[..., None], delta, outside) ** 2).sum(axis=-1)
     area = np.array([a["area"] for a in annotations], dtype=float)[None, :, None]
     errors = squares / (2 * np.array(sigmas)) ** 2 / (area + np.spacing(1)) / 2
-    return np.average(np.exp(-errors) , axis=-1, weights=np.broadcast_to(seen | ~some, errors.shape))
+    return np.average(np.exp(-errors), axis=-1, weights=np.broadcast_to(seen | ~some, errors.shape))

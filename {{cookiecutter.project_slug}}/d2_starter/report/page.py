@@ -19,6 +19,7 @@ from .matching import Matches
 from .statistics import interval
 from .svg import Images, line_chart, picture
 
+NAMES = TASKS | {"sem_seg": "semantic", "panoptic_seg": "panoptic"}
 MOST_CLASSES = 20  # in the confusion matrix and the plots: those with most errors, or most objects
 SUSPECT_TITLES = {
     "class": "Another class?",
@@ -85,7 +86,7 @@ class SetReport:
         """Returns the main metrics in large, each with its interval."""
         number = len(self.set.truth["images"])
         cards = [
-            f'<div class="card"><span>{escape(TASKS.get(task, task))} {escape(name)}</span>'
+            f'<div class="card"><span>{escape(NAMES.get(task, task))} {escape(name)}</span>'
             f"<b>{value:.1f}</b><span>95 %: {bounds(value, interval(value, draws, number)).split('>', 1)[1]}</div>"
             for key, (value, draws) in self.set.draws.items()
             for task, name in [key.split("/", 1)]
@@ -100,9 +101,13 @@ class SetReport:
             for key, (value, _) in self.set.draws.items()
             if key in self.set.metrics and abs(value - self.set.metrics[key]) > 0.01
         ]
-        return "" if not rows else _p(
-            '<strong class="warn">The results are not those of the last evaluation that was logged:</strong> '
-            f"{escape('; '.join(rows[:3]))}. Was the checkpoint evaluated again?"
+        return (
+            ""
+            if not rows
+            else _p(
+                '<strong class="warn">The results are not those of the last evaluation that was logged:</strong> '
+                f"{escape('; '.join(rows[:3]))}. Was the checkpoint evaluated again?"
+            )
         )
 
     def classes(self) -> str:
@@ -118,7 +123,10 @@ class SetReport:
                 cells.append(bounds(value, None if draws is None else interval(value, draws, has)))
             number = "–" if point["threshold"] is None else f"{point['threshold']:.2f}"
             cells.append(number)
-            cells += ["–" if point[x] is None else f"{100 * point[x]:.0f} %" for x in ("precision", "recall")]
+            cells += [
+                "–" if point[x] is None else f"{100 * point[x]:.0f} %"
+                for x in ("precision", "recall")
+            ]
             rows.append(cells)
             if point["curve"]:
                 curves[name] = point["curve"]
@@ -138,7 +146,10 @@ class SetReport:
             metrics = {k: (v, None) for k, v in self.set.metrics.items()} | self.set.draws
             number = len(self.set.truth["images"])
             rows = [
-                [escape(k.removeprefix(prefix)), bounds(v, None if d is None else interval(v, d, number))]
+                [
+                    escape(k.removeprefix(prefix)),
+                    bounds(v, None if d is None else interval(v, d, number)),
+                ]
                 for k, (v, d) in metrics.items()
                 if k.startswith(prefix)
             ]
@@ -206,7 +217,11 @@ class SetReport:
             return ""
         by_kind, by_size = Counter(), Counter()
         for o in self.found:
-            item = self.main.annotations[o.annotation] if o.annotation >= 0 else self.main.detections[o.detection]
+            item = (
+                self.main.annotations[o.annotation]
+                if o.annotation >= 0
+                else self.main.detections[o.detection]
+            )
             area = item.get("area") or item["bbox"][2] * item["bbox"][3]
             by_kind[o.kind] += 1
             by_size[o.kind, size_of(area)] += 1
@@ -215,7 +230,14 @@ class SetReport:
         rows = []
         for kind, meaning in errors.KINDS.items():
             gain = "–" if gains is None else f"{gains[kind]:.1f}"
-            rows.append([f"<b>{kind}</b>: {meaning}", f"{by_kind[kind]:,}", gain, *(f"{by_size[kind, s]:,}" for s in sizes)])
+            rows.append(
+                [
+                    f"<b>{kind}</b>: {meaning}",
+                    f"{by_kind[kind]:,}",
+                    gain,
+                    *(f"{by_size[kind, s]:,}" for s in sizes),
+                ]
+            )
         objects, right = Counter(), Counter()
         for g in np.flatnonzero(~self.main.crowd):
             objects[size_of(self.main.annotations[g].get("area", 0))] += 1
@@ -279,11 +301,14 @@ class SetReport:
                 text = f"{name} {self.main.score[o.detection]:.2f}"
                 found.append(("right" if is_right else "wrong", text, self._detection(o.detection)))
                 tally["right" if is_right else "wrong"] += 1
-        about = ", ".join(f"{tally[k]} {k}" for k in ("right", "wrong", "not found") if tally[k]) or "nothing"
+        about = (
+            ", ".join(f"{tally[k]} {k}" for k in ("right", "wrong", "not found") if tally[k])
+            or "nothing"
+        )
         file = Path(str(image.get("file_name", image["id"]))).name
         return (
             f'<figure class="pair"><div>{picture(self.images, image, true, f"{file}, annotations: {len(true)} objects")}'
-            f'{picture(self.images, image, found, f"{file}, predictions: {about}")}</div>'
+            f"{picture(self.images, image, found, f'{file}, predictions: {about}')}</div>"
             f"<figcaption>{escape(file)}: {about}</figcaption></figure>"
         )
 
@@ -302,7 +327,11 @@ class SetReport:
         if not self.matches or not self.suspects:
             return ""
         items = "".join(self._suspect(number, s) for number, s in enumerate(self.suspects))
-        header = {"dataset": self.set.name, "classes": self.main.classes, "fingerprint": self.set.fingerprint}
+        header = {
+            "dataset": self.set.name,
+            "classes": self.main.classes,
+            "fingerprint": self.set.fingerprint,
+        }
         return (
             _p("Where the model contradicts an annotation with confidence, most doubtful first. Look, tick what is really wrong, "
                "and download the fixes: a training with <code>DATASETS.FIXES</code> applies them, the annotation files stay as they are. "
@@ -313,7 +342,10 @@ class SetReport:
 
     def _suspect(self, number, suspect):
         image, names = self.main.images[suspect.image], self.main.classes
-        shapes, base = [], {"file_name": Path(image.get("file_name", "")).name, "image_id": image["id"]}
+        shapes, base = (
+            [],
+            {"file_name": Path(image.get("file_name", "")).name, "image_id": image["id"]},
+        )
         old = new = None
         if suspect.annotation >= 0:
             annotation = self.main.annotations[suspect.annotation]
@@ -329,14 +361,18 @@ class SetReport:
             if detection["polygons"]:
                 add["segmentation"] = [_rounded(p) for p in detection["polygons"]]
         choices = {
-            "class": lambda: [(f"relabel {old} as {new}", [drop | {"action": "relabel", "to": new}])],
+            "class": lambda: [
+                (f"relabel {old} as {new}", [drop | {"action": "relabel", "to": new}])
+            ],
             "missing": lambda: [(f"add {new}", [add])],
             "box": lambda: [(f"redraw {old} as predicted", [drop, add])],
             "extra": lambda: [],
         }[suspect.kind]()
         if old is not None:
             choices.append((f"drop {old}", [drop]))
-        corners = np.array([[*s[2]["bbox"][:2], *np.add(s[2]["bbox"][:2], s[2]["bbox"][2:])] for s in shapes])
+        corners = np.array(
+            [[*s[2]["bbox"][:2], *np.add(s[2]["bbox"][:2], s[2]["bbox"][2:])] for s in shapes]
+        )
         low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
         side = max(*(high - low) * 2, 0.2 * max(image["width"], image["height"]))
         size = np.minimum([side, side], [image["width"], image["height"]])
@@ -357,7 +393,9 @@ def polygons(segmentation: dict | None) -> list[list[float]] | None:
     """Returns the outlines of an RLE mask as COCO's polygons."""
     if not isinstance(segmentation, dict):
         return None
-    contours, _ = cv2.findContours(mask_util.decode(segmentation), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(
+        mask_util.decode(segmentation), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
     simple = [cv2.approxPolyDP(contour, 0.5, True) for contour in contours]
     return [c.ravel().astype(float).tolist() for c in simple if len(c) >= 3]
 
@@ -410,9 +448,16 @@ def _calibration(found):
 
 def _curves(run: Run) -> str:
     keys = list(dict.fromkeys(k for line in run.lines for k in line))
-    losses = {name: run.curve(k) for name, k in (("training", "total_loss"), ("validation", "val_loss/total_loss"))}
-    parts = {k: run.curve(k) for k in keys if k.startswith("loss_") or k.startswith("val_loss/loss_")}
-    metrics = {k: run.curve(k) for k in keys if k.rpartition("/")[2] in ("AP", "AP50", "mIoU", "PQ")}
+    losses = {
+        name: run.curve(k)
+        for name, k in (("training", "total_loss"), ("validation", "val_loss/total_loss"))
+    }
+    parts = {
+        k: run.curve(k) for k in keys if k.startswith("loss_") or k.startswith("val_loss/loss_")
+    }
+    metrics = {
+        k: run.curve(k) for k in keys if k.rpartition("/")[2] in ("AP", "AP50", "mIoU", "PQ")
+    }
     rate = {"learning rate": run.curve("lr")}
     return (
         '<div class="charts">' + line_chart("Loss", losses, "epoch", "loss")
@@ -432,7 +477,11 @@ def _what_ran(run: Run, test_sets) -> str:
     base = flatten(get_cfg())
     as_text = lambda value: json.dumps(value, default=str)  # noqa: E731
     changed = [
-        [f"<code>{escape(k)}</code>", escape(as_text(v)), escape(as_text(base[k])) if k in base else "its own key"]
+        [
+            f"<code>{escape(k)}</code>",
+            escape(as_text(v)),
+            escape(as_text(base[k])) if k in base else "its own key",
+        ]
         for k, v in run.config.items()
         if k not in base or as_text(base[k]) != as_text(v)
     ]
@@ -468,17 +517,33 @@ def render(run: Run, most_images: int = 60, suspects: int = 50) -> str:
         order = ("results", "classes", "confusion", "errors", "images", "suspects")
         found = {key: section(prefix + key, title, *parts) for key, title, *parts in body}
         parts += [part for key in order if (part := found[key]).strip()]
-        links += [(prefix + key, title) for key, title, *_ in sorted(body, key=lambda b: order.index(b[0])) if found[key]]
+        links += [
+            (prefix + key, title)
+            for key, title, *_ in sorted(body, key=lambda b: order.index(b[0]))
+            if found[key]
+        ]
     curves = section("curves", "Curves", _curves(run))
     ran = section("run", "What ran", _what_ran(run, run.test_sets))
     links += [("curves", "Curves"), ("run", "What ran")]
-    note = f"{images.missing} image files are gone; their pictures have shapes alone." if images.missing else ""
+    note = (
+        f"{images.missing} image files are gone; their pictures have shapes alone."
+        if images.missing
+        else ""
+    )
     return Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"{run.name}: report"),
         name=escape(run.name),
         nav="".join(f'<a href="#{key}">{title}</a>' for key, title in links),
         images=images,
-        main="\n".join([parts[0], curves, *parts[1:], ran, section("not", "What does not apply", _not(run), _p(note) if note else "")]),
+        main="\n".join(
+            [
+                parts[0],
+                curves,
+                *parts[1:],
+                ran,
+                section("not", "What does not apply", _not(run), _p(note) if note else ""),
+            ]
+        ),
     )
 
 
@@ -491,10 +556,17 @@ def _reading(test_set):
 
 
 def _not(run):
-    keys = {k for s in run.test_sets for k in s.draws} | {k for s in run.test_sets for k in s.metrics}
-    kinds = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints", "sem_seg": "semantic", "panoptic_seg": "panoptic"}
-    missing = [name for key, name in kinds.items() if not any(k.startswith(f"{key}/") for k in keys)]
-    files = [s.folder / "sem_seg_per_image.json" for s in run.test_sets if any(k.startswith("sem_seg/") for k in s.metrics)]
+    keys = {k for s in run.test_sets for k in s.draws} | {
+        k for s in run.test_sets for k in s.metrics
+    }
+    missing = [
+        name for key, name in NAMES.items() if not any(k.startswith(f"{key}/") for k in keys)
+    ]
+    files = [
+        s.folder / "sem_seg_per_image.json"
+        for s in run.test_sets
+        if any(k.startswith("sem_seg/") for k in s.metrics)
+    ]
     text = f"Nothing was evaluated of: {', '.join(missing)}. " if missing else ""
     if not any(s.tasks for s in run.test_sets):
         text += "Confusion by object, errors, pictures and suspects need predicted objects. "
@@ -503,7 +575,9 @@ def _not(run):
     return _p(text) if text else ""
 
 
-def write_report(run_dir: str | Path, load_experiment=None, output: str | Path | None = None, **options) -> Path:
+def write_report(
+    run_dir: str | Path, load_experiment=None, output: str | Path | None = None, **options
+) -> Path:
     """Writes the page of a run, report.html in its directory; returns its path."""
     run = open_run(run_dir, load_experiment)
     path = Path(output or run.path / "report.html")
@@ -520,7 +594,9 @@ def main(load_experiment):
     parser.add_argument("--suspects", type=int, default=50, help="shown at most; default: 50")
     args = parser.parse_args()
     try:
-        path = write_report(args.run, load_experiment, args.output, most_images=args.images, suspects=args.suspects)
+        path = write_report(
+            args.run, load_experiment, args.output, most_images=args.images, suspects=args.suspects
+        )
     except FileNotFoundError as error:
         sys.exit(f"report: {error}")
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")

@@ -18,9 +18,7 @@ def resample(images: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     return rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.float32)
 
 
-def average_precision(
-    matches: Matches, weights: np.ndarray | None = None, ious=IOUS
-) -> np.ndarray:
+def average_precision(matches: Matches, weights: np.ndarray | None = None, ious=IOUS) -> np.ndarray:
     """Computes COCO's AP for draws of images.
 
     Args:

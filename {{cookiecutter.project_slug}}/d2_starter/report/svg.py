@@ -41,19 +41,30 @@ def line_chart(title: str, series: dict[str, list], x: str, y: str, y_range=None
     parts = []
     for value in ticks(low, high):
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(value):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{to_y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{to_y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+        )
     for value in ticks(left, right, 8):
-        parts.append(f'<text x="{to_x(value):.1f}" y="{HEIGHT - 18}" text-anchor="middle">{value:.3g}</text>')
+        parts.append(
+            f'<text x="{to_x(value):.1f}" y="{HEIGHT - 18}" text-anchor="middle">{value:.3g}</text>'
+        )
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>')
     for number, points in enumerate(thinned.values()):
         path = "L".join(f"{to_x(p[0]):.1f} {to_y(p[1]):.1f}" for p in points)
         parts.append(f'<path class="line s{number % 8}" d="M{path}"/>')
         if len(points) <= 12:
-            parts += [f'<circle class="s{number % 8}" cx="{to_x(p[0]):.1f}" cy="{to_y(p[1]):.1f}" r="3"/>' for p in points]
+            parts += [
+                f'<circle class="s{number % 8}" cx="{to_x(p[0]):.1f}" cy="{to_y(p[1]):.1f}" r="3"/>'
+                for p in points
+            ]
     data = {"x": x, "series": {n: [[float(f"{v:.5g}") for v in q] for q in p] for n, p in thinned.items()},
             "box": [left, right, LEFT, WIDTH - RIGHT]}  # fmt: skip
-    said = "; ".join(f"{n}: from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in list(series.items())[:12])
-    legend = "".join(f'<span><i class="s{i % 8}"></i>{escape(n)}</span>' for i, n in enumerate(series))
+    said = "; ".join(
+        f"{n}: from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in list(series.items())[:12]
+    )
+    legend = "".join(
+        f'<span><i class="s{i % 8}"></i>{escape(n)}</span>' for i, n in enumerate(series)
+    )
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p class="legend">{legend}</p>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{escape(title)}, {escape(y)} '
@@ -115,14 +126,20 @@ def picture(images: Images, image: dict, shapes: list, label: str, view=None) ->
         if isinstance(outline, list) and outline:
             points = "Z".join("M" + " ".join(f"{v:.1f}" for v in polygon) for polygon in outline)
             parts.append(f'<path class="mask {name}" d="{points}Z">{title}</path>')
-        parts.append(f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}">{title}</rect>')
+        parts.append(
+            f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}">{title}</rect>'
+        )
         for px, py, seen in np.array(item.get("keypoints") or []).reshape(-1, 3):
             if seen > 0:
-                parts.append(f'<circle class="{name}" cx="{px:.1f}" cy="{py:.1f}" r="{size / 5:.1f}"/>')
+                parts.append(
+                    f'<circle class="{name}" cx="{px:.1f}" cy="{py:.1f}" r="{size / 5:.1f}"/>'
+                )
         if text and not name.endswith("right"):
             ty = top - size * 0.25 if top - size > y else top + h + size * 0.9
             tx = min(max(left, x), x + width - size * 0.55 * len(text))
-            parts.append(f'<text class="{name}" x="{max(tx, x):.1f}" y="{min(ty, y + height - 2):.1f}" font-size="{size:.1f}">{escape(text)}</text>')
+            parts.append(
+                f'<text class="{name}" x="{max(tx, x):.1f}" y="{min(ty, y + height - 2):.1f}" font-size="{size:.1f}">{escape(text)}</text>'
+            )
     return (
         f'<svg class="picture" viewBox="{x:.1f} {y:.1f} {width:.1f} {height:.1f}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
