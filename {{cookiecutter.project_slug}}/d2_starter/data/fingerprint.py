@@ -1,4 +1,4 @@
-"""Fingerprints of datasets: whether two runs have seen the same images with the same annotations."""
+"""Fingerprints of datasets: whether two runs have seen the same images and annotations."""
 
 import hashlib
 import json

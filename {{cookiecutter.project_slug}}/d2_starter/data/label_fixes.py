@@ -9,8 +9,8 @@ A fixes file is JSON. A report writes it from what was ticked in it; it can be w
        {"action": "relabel", "file_name": "a.jpg", "class": "RBC", "bbox": [...], "to": "WBC"},
        {"action": "add", "file_name": "b.jpg", "class": "WBC", "bbox": [...]}]}
 
-A box is [x, y, width, height] in pixels. An annotation is found by its image, class and box, because
-few formats give it a number. An image is found by its file name; if several have the same,
+A box is [x, y, width, height] in pixels. An annotation is found by its image, class and box,
+because few formats give it a number. An image is found by its file name; if several have the same,
 "image_id" chooses. "add" may have a "segmentation" of polygons, as COCO has it.
 """
 

@@ -217,7 +217,7 @@ class Run:
         for name, content in self._json("datasets.json").items():
             objects = ", ".join(f"{k} {n}" for k, n in content["objects"].items())
             facts[f"Dataset {name}"] = (
-                f"{content['images']} images, {content['without_objects']} of them without objects; "
+                f"{content['images']} images, {content['without_objects']} without objects; "
                 f"{objects or 'no objects'}; fingerprint {content['fingerprint']}"
             )
         fixes = self.config.get("DATASETS.FIXES")
@@ -261,17 +261,18 @@ def open_run(path: str | Path, load_experiment=None) -> Run:
         FileNotFoundError: it is no run directory, or nothing in it was evaluated.
     """
     run = Run(Path(path))
-    if not (run.path / "config.yaml").exists():
+    has_config = (run.path / "config.yaml").exists()
+    if not has_config and not (run.path / "inference").exists():
         raise FileNotFoundError(
-            f"{path} is no run directory: it has no config.yaml. Give the folder that a training "
-            "wrote, such as output/smoke."
+            f"{path} is no run directory: it has no config.yaml and no inference folder. Give the "
+            "folder that a training or an evaluation wrote, such as output/smoke."
         )
     missing = [
         folder
         for folder in sorted((run.path / "inference").glob("*"))
         if folder.is_dir() and not (folder / "ground_truth.json").exists()
     ]
-    if missing and load_experiment:
+    if missing and has_config and load_experiment:
         load_experiment(str(run.path / "config.yaml"))
         for folder in missing:
             dataset_dicts = DatasetCatalog.get(folder.name)

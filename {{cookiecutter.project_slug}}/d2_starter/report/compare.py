@@ -12,12 +12,13 @@ import numpy as np
 
 from .collect import Run, open_run
 from .errors import rate_images
-from .page import SetReport, section, table
+from .sections import SetReport, section, table
 from .statistics import interval
 from .svg import Images, line_chart
 
 # Keys in which runs of one experiment may differ.
 SEEDS = ("SEED", "train.seed", "OUTPUT_DIR", "train.output_dir", "DATALOADER.RANDOM_SUBSET_SEED")
+NOTE = "* the 95 % interval of the difference does not hold 0; ±: standard deviation over seeds."
 NOISE_DRAWS = 0  # the seed of the draws of the spread over seeds
 
 
@@ -61,7 +62,10 @@ class Difference:
             )
         better, sign = (second, 1) if difference > 0 else (first, -1)
         low, high = sorted((sign * low, sign * high))
-        return f"{self.metric}: {better} is better by {abs(difference):.1f}, 95 % interval {low:.1f} to {high:.1f}."
+        return (
+            f"{self.metric}: {better} is better by {abs(difference):.1f}, "
+            f"95 % interval {low:.1f} to {high:.1f}."
+        )
 
 
 def _set(run, dataset):
@@ -88,9 +92,9 @@ def check_same_data(runs: list[Run]) -> list[str]:
                 for run, (path, fingerprint) in zip(runs, prints.items())
             )
             raise ValueError(
-                f"the test set '{name}' is not the same in all runs: {listed}. Numbers on different "
-                "images or annotations cannot be compared. Evaluate the older run again with "
-                "--eval-only."
+                f"the test set '{name}' is not the same in all runs: {listed}. Numbers on "
+                "different images or annotations cannot be compared. Evaluate the older run again, "
+                "with --eval-only."
             )
     return shared
 
@@ -215,9 +219,7 @@ class Comparison:
             head = ["Key", *(g.name for g in self.groups)]
             lines = [head, ["---"] * len(head), *differences]
             parts += ["### Config", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-        parts.append(
-            "\\* the 95 % interval of the difference does not hold 0; ± standard deviation over seeds."
-        )
+        parts.append(f"\\{NOTE}")
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
@@ -237,13 +239,12 @@ class Comparison:
             head, rows = self.rows(dataset)
             said = "".join(f"<li>{escape(s)}</li>" for s in self.sentences(dataset))
             cells = [[escape(c) for c in row] for row in rows]
-            note = "* the 95 % interval of the difference does not hold 0; ± standard deviation over seeds"
             parts.append(
                 section(
                     f"set{number}",
                     escape(dataset),
                     f"<ul>{said}</ul>",
-                    table(list(map(escape, head)), cells, note),
+                    table(list(map(escape, head)), cells, NOTE),
                 )
             )
             parts.append(
@@ -292,7 +293,10 @@ class Comparison:
         for index in (int(i) for i in order if errors[0][i] != errors[1][i]):
             for g, report in zip(self.groups, reports):
                 parts.append(f"<div><h3>{escape(g.runs[0].name)}</h3>{report.figure(index)}</div>")
-        return f'<p>Left the annotations, right the predictions.</p><div class="pairs">{"".join(parts)}</div>'
+        return (
+            "<p>Left the annotations, right the predictions.</p>"
+            f'<div class="pairs">{"".join(parts)}</div>'
+        )
 
 
 def _tex(text):
@@ -306,7 +310,8 @@ def _tex(text):
 def main(load_experiment):
     """Runs the command line of tools/compare.py."""
     parser = argparse.ArgumentParser(
-        description="Compares runs on the same test set; the others with the first. Runs that differ by seeds alone are one group."
+        description="Compares runs on the same test set, the others with the first. Runs that "
+        "differ by seeds alone are one group."
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--latex", action="store_true", help="tables for LaTeX instead of Markdown")

@@ -1,8 +1,8 @@
 """Intervals of metrics by a bootstrap over images.
 
 A test set is a sample of the images that a model will meet. The bootstrap draws as many images from
-it, with replacement, again and again (Efron, 1979). The spread of the metric over the draws is about
-its spread over test sets of this size. Two runs are compared on the same draws.
+it, with replacement, again and again (Efron, 1979). The spread of the metric over the draws is
+about its spread over test sets of this size. Two runs are compared on the same draws.
 """
 
 import numpy as np
@@ -95,7 +95,7 @@ def intersection_over_union(per_image: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def panoptic_quality(per_image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns PQ in percent, (draws, classes), from (images, 4, classes): TP, FP, FN, sum of IoU."""
+    """Returns PQ in percent, (draws, classes), from TP, FP, FN, sum of IoU (images, 4, classes)."""
     tp, fp, fn, iou = np.moveaxis(np.tensordot(weights, per_image, 1), 1, 0)
     number = tp + fp / 2 + fn / 2
     return np.where(number > 0, 100 * iou / np.where(number > 0, number, 1), np.nan)

@@ -36,8 +36,13 @@ def line_chart(title: str, series: dict[str, list], x: str, y: str, y_range=None
     xs, ys = np.concatenate([np.array(p, dtype=float)[:, :2] for p in thinned.values()]).T
     low, high = y_range or (min(0, ys.min()), ys.max() * 1.05 or 1)
     left, right = (0, 1) if y_range == (0, 1) else (min(0, xs.min()), xs.max())
-    to_x = lambda v: LEFT + (v - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)  # noqa: E731
-    to_y = lambda v: HEIGHT - BOTTOM - (v - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
+
+    def to_x(value):
+        return LEFT + (value - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
+
+    def to_y(value):
+        return HEIGHT - BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
+
     parts = []
     for value in ticks(low, high):
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(value):.1f}H{WIDTH - RIGHT}"/>')
@@ -57,8 +62,8 @@ def line_chart(title: str, series: dict[str, list], x: str, y: str, y_range=None
                 f'<circle class="s{number % 8}" cx="{to_x(p[0]):.1f}" cy="{to_y(p[1]):.1f}" r="3"/>'
                 for p in points
             ]
-    data = {"x": x, "series": {n: [[float(f"{v:.5g}") for v in q] for q in p] for n, p in thinned.items()},
-            "box": [left, right, LEFT, WIDTH - RIGHT]}  # fmt: skip
+    short = {n: [[float(f"{v:.5g}") for v in q] for q in p] for n, p in thinned.items()}
+    data = {"x": x, "series": short, "box": [left, right, LEFT, WIDTH - RIGHT]}
     said = "; ".join(
         f"{n}: from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in list(series.items())[:12]
     )
@@ -66,10 +71,13 @@ def line_chart(title: str, series: dict[str, list], x: str, y: str, y_range=None
         f'<span><i class="s{i % 8}"></i>{escape(n)}</span>' for i, n in enumerate(series)
     )
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p class="legend">{legend}</p>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{escape(title)}, {escape(y)} '
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<p class="legend">{legend}</p>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
+        f'aria-label="{escape(title)}, {escape(y)} '
         f'by {escape(x)}. {escape(said)}" data-chart="{escape(json.dumps(data))}">{"".join(parts)}'
-        f'<path class="cursor" d=""/></svg><p class="readout" aria-live="polite">&nbsp;</p></figure>'
+        f'<path class="cursor" d=""/></svg>'
+        '<p class="readout" aria-live="polite">&nbsp;</p></figure>'
     )
 
 
@@ -95,7 +103,10 @@ class Images:
         return self._keys.get(file)
 
     def __str__(self):
-        return f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{"".join(self._parts)}</defs></svg>'
+        defs = "".join(self._parts)
+        return (
+            f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{defs}</defs></svg>'
+        )
 
 
 def _jpeg(path):
@@ -127,7 +138,8 @@ def picture(images: Images, image: dict, shapes: list, label: str, view=None) ->
             points = "Z".join("M" + " ".join(f"{v:.1f}" for v in polygon) for polygon in outline)
             parts.append(f'<path class="mask {name}" d="{points}Z">{title}</path>')
         parts.append(
-            f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}">{title}</rect>'
+            f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}">'
+            f"{title}</rect>"
         )
         for px, py, seen in np.array(item.get("keypoints") or []).reshape(-1, 3):
             if seen > 0:
@@ -138,7 +150,8 @@ def picture(images: Images, image: dict, shapes: list, label: str, view=None) ->
             ty = top - size * 0.25 if top - size > y else top + h + size * 0.9
             tx = min(max(left, x), x + width - size * 0.55 * len(text))
             parts.append(
-                f'<text class="{name}" x="{max(tx, x):.1f}" y="{min(ty, y + height - 2):.1f}" font-size="{size:.1f}">{escape(text)}</text>'
+                f'<text class="{name}" x="{max(tx, x):.1f}" y="{min(ty, y + height - 2):.1f}" '
+                f'font-size="{size:.1f}">{escape(text)}</text>'
             )
     return (
         f'<svg class="picture" viewBox="{x:.1f} {y:.1f} {width:.1f} {height:.1f}" role="img" '
