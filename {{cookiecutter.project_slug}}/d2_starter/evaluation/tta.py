@@ -22,9 +22,7 @@ def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> Generalized
         ValueError: detectron2 cannot do it for this model.
     """
     name = type(model).__name__
-    cannot = (
-        "TEST.AUG: detectron2 has test-time augmentation for boxes and masks of R-CNNs, {}. {}"
-    )
+    cannot = "TEST.AUG: detectron2 has test-time augmentation for boxes and masks of R-CNNs, {}. {}"
     off = "Set TEST.AUG.ENABLED False."
     if not isinstance(model, GeneralizedRCNN) or isinstance(model, PanopticFPN):
         raise ValueError(cannot.format(f"not for {name}", off))
