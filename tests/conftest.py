@@ -28,9 +28,6 @@ ANSWERS = {
     "__script": "plain_train_net.py",  # derived from the others
     "__suffix": "yaml",
 }
-TOKENS = """dataset train val panoptic_train panoptic_val semantic_train semantic_val config
-    masks min_sizes min_size max_size""".split()
-ANSWERS |= {f"__{token}": f"\ue000{token}\ue000" for token in TOKENS}
 
 
 @pytest.fixture(scope="session")

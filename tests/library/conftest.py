@@ -12,6 +12,7 @@ sys.dont_write_bytecode = True  # nothing is left in the template
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 PROJECT = Path(__file__).parents[2] / "{{cookiecutter.project_slug}}"
 os.environ["PYTHONPATH"] = str(PROJECT)
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 # The template's own mapper and modelling have no template in their code.
 package = sys.modules["my_detector"] = ModuleType("my_detector")
 package.__path__ = [str(PROJECT / "{{cookiecutter.package_name}}")]
@@ -42,14 +43,16 @@ def load_lazy(config_file=CONFIGS / "smoke.py", overrides=()):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_shapes(tmp_path_factory):
-    """A small copy of the generated dataset."""
+def few_shapes(tmp_path_factory):
+    """The folder of the generated dataset, with few images; caches are beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(tmp_path_factory.mktemp("datasets")))
+        folder = tmp_path_factory.mktemp("datasets")
+        patch.setenv("DETECTRON2_DATASETS", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(shapes, "SPLITS", {"train": 24, "val": 8})
         shapes.register_shapes()
         DatasetCatalog.get("shapes_val")  # makes the files of all splits
-        yield
+        yield shapes.make_shapes()
 
 
 @pytest.fixture

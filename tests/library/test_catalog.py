@@ -1,7 +1,8 @@
-"""The catalog: registration, the cache, clean boxes."""
+"""The catalog: registration, the cache, held-out images, clean boxes."""
 
 import copy
 import logging
+import pickle
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -149,4 +150,19 @@ def test_rotated_boxes_are_left_alone():
     rotated = {"bbox": [90, 50, 40, 20, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
     record = {"file_name": "a.jpg", "height": 100, "width": 100, "annotations": [dict(rotated)]}
     catalog.register("rotated", lambda: [record], thing_classes=["a"])
-    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated | {"iscrowd": 0}]
+    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated]
+
+
+def test_a_cache_of_somebody_else_runs_no_code(files, tmp_path):
+    """It may lie in a folder that others can write to."""
+
+    class Call:
+        def __reduce__(self):
+            return (tmp_path / "executed").touch, ()
+
+    _, calls, _ = files
+    DatasetCatalog.get("cached")
+    (file,) = catalog.cache_folder().iterdir()
+    file.write_bytes(pickle.dumps(Call()))
+    DatasetCatalog.get("cached")
+    assert len(calls) == 2 and not (tmp_path / "executed").exists()

@@ -20,7 +20,10 @@ def test_quality_of_an_image_counted_by_hand(tmp_path):
     infos = [dict(zip(("id", "category_id", "iscrowd"), values, strict=True)) for values in truth]
     content = {
         "annotations": [{"image_id": 5, "file_name": "a.png", "segments_info": infos}],
-        "categories": [{"id": i, "isthing": int(i != sky)} for i in (circle, square, sky)],
+        "categories": [
+            {"id": i, "isthing": int(i != sky), "name": name}
+            for i, name in ((circle, "circle"), (square, "square"), (sky, "sky"))
+        ],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
     MetadataCatalog.get("by_hand").set(
@@ -37,15 +40,19 @@ def test_quality_of_an_image_counted_by_hand(tmp_path):
         {"id": 3, "isthing": True, "category_id": 0},  # in a crowd of circles
         {"id": 4, "isthing": True, "category_id": 1},  # in void
     ]
-    evaluator = PanopticEvaluator("by_hand")
+    evaluator = PanopticEvaluator("by_hand", str(tmp_path / "results"))
     evaluator.reset()
     evaluator.process([{"image_id": 5}], [{"panoptic_seg": (predicted, segments)}])
     quality = evaluator.evaluate()["panoptic_seg"]
+    assert np.isnan(quality.pop("PQ-square"))
     circles = {"PQ_th": 100 * 0.75 / 1.5, "SQ_th": 75, "RQ_th": 100 / 1.5}
     assert quality == pytest.approx(
         {
             **circles,
             **{"PQ_st": 60, "SQ_st": 60, "RQ_st": 100},
+            **{"PQ-circle": 50, "PQ-sky": 60},
             **{"PQ": (50 + 60) / 2, "SQ": (75 + 60) / 2, "RQ": (100 / 1.5 + 100) / 2},
         }
     )
+    written = json.loads((tmp_path / "results" / "panoptic_per_image.json").read_text())
+    assert written["images"] == {"5": {"1": [1, 1, 0, 0.75], "4": [1, 0, 0, 0.6]}}

@@ -20,6 +20,7 @@ from ..evaluation.early_stopping import Metric, best_of
 from ..files.atomic import write_atomically
 from ..files.heartbeat import Watch
 from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
+from ..files.weights import read_weights, to_checkpoint
 from .ema import EMA
 
 logger = logging.getLogger(__name__)
@@ -255,6 +256,14 @@ class Checkpointer(DetectionCheckpointer):
         if self.ema:
             self.ema.after_load(loaded, resumes=checkpointables is None)
         return loaded
+
+    def _load_file(self, filename: str) -> dict:
+        if filename.endswith((".pkl", ".pyth")):  # detectron2 opens them as programs
+            return to_checkpoint(read_weights(filename), filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f):
+        return read_weights(f)
 
     def _log_incompatible_keys(self, incompatible):
         other = {name: f"{name} {tuple(has)}" for name, has, _ in incompatible.incorrect_shapes}

@@ -19,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 from ..config.experiment import Experiment
 from ..files.run_directory import LAST, STOP_FILE
 from .checkpoint import publish_last
+from .opening import METADATA, metadata_json
 
 LOGGERS = ("detectron2", "fvcore", "d2_starter")
 CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
@@ -119,6 +120,8 @@ def _write_records(experiment, output):
     (output / "ended.json").unlink(missing_ok=True)
     experiment.save(output / ".config.yaml")
     os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
+    names = (*experiment.train_names, *experiment.test_names)
+    (output / METADATA).write_text(metadata_json(names), encoding="utf-8")
     # An image of the project has no repository; its Dockerfile sets the variable.
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD").strip()
     commit = commit or os.environ.get("GIT_COMMIT") or "none"
