@@ -1,6 +1,5 @@
 """Says how far a run and the evaluation of its checkpoints are, on one screen."""
 
-import json
 import os
 import tempfile
 import time
@@ -80,9 +79,8 @@ def _row(backlog, iteration, attempts, value):
 
 
 def _training(folder, max_iter, now):
-    log = folder.path / "metrics.json"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    done = json.loads(lines[-1])["iteration"] + 1 if lines else 0
+    lines = folder.metrics()
+    done = lines[-1]["iteration"] + 1 if lines else 0
     end = read_json(folder.path / "ended.json")
     if end:
         state = ", ".join(filter(None, (end["status"], end.get("reason"))))

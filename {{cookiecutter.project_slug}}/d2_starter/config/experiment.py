@@ -146,6 +146,10 @@ class Experiment(ABC):
         """Writes the config as YAML, so that it can be read again."""
 
     @abstractmethod
+    def flat(self) -> dict[str, object]:
+        """Returns the values of all keys by their names, written with dots."""
+
+    @abstractmethod
     def set_classes(self, things: int, stuff: int, keypoints: int):
         """Sets the sizes of the model's heads; 0 is a kind that the dataset does not have."""
 
@@ -316,7 +320,7 @@ class Experiment(ABC):
             raise ValueError(
                 f"there is no image to train on in {names}: {error} Images without annotations, "
                 "or with crowds alone, are left out. tools/check_dataset.py says what is in it."
-            ) from error
+            ) from None
         dataset, ratio = arguments["dataset"], self.train_subset_ratio
         check_annotations(dataset, self.train_names, self.uses_masks, self.uses_keypoints)
         if ratio < 1:

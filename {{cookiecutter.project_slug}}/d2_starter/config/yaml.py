@@ -143,6 +143,9 @@ class YamlExperiment(Experiment):
     def save(self, path):
         Path(path).write_text(self.config.dump(), encoding="utf-8")
 
+    def flat(self):
+        return flatten(self.config)
+
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
         counts["things or stuff"] = things or stuff

@@ -24,8 +24,11 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 SMALL = 2**18  # bytes; what is larger is faster sent through shared memory than through a pipe
-# The signals by which clusters take a machine away; Windows does not know SIGUSR1.
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# The signals by which clusters take a machine away, and a terminal that is closed ends what runs in
+# it; Windows knows SIGTERM alone.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def seed_all(*numbers: int):

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..config.experiment import Experiment
 from ..data.loader import SIGNALS
+from ..files.owner import Refused
 from ..files.run_directory import RunDirectory
 
 # What torchrun, or a batch file in its place, tells the processes that it starts.
@@ -44,21 +45,29 @@ def launch(main: Callable, load_experiment: Callable[[str, list[str]], Experimen
         sys.exit(f"{parser.prog}: error: {error}")
     if is_started:
         _join_processes(args.num_gpus)
-        main(args)
+        _call(main, args, parser.prog)
         return
     if args.num_gpus * args.num_machines > 1:  # else there is only this one
         _pass_signals_on()
     try:
         launch_processes(
-            main,
+            _call,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args, parser.prog),
         )
     except torch.multiprocessing.ProcessExitedException as error:  # else its status would get lost
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+
+
+def _call(main, args, program):
+    # A refusal is one line, of one process, without a traceback.
+    try:
+        main(args)
+    except Refused as refusal:
+        sys.exit(f"{program}: error: {refusal}" if comm.is_main_process() else 1)
 
 
 def _join_processes(number_here: int):
@@ -81,7 +90,8 @@ def _pass_signals_on():
             sys.exit(128 + number)
 
     for number in SIGNALS:
-        signal.signal(number, receive)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, receive)
 
 
 def _check(args, load_experiment):
