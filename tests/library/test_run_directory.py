@@ -248,7 +248,7 @@ def test_several_trainings_in_one_process(tmp_path, capsys):
         assert log.count("Output: ") == 1
         assert f"/{number}/run;" in log
     names = ("detectron2", "fvcore", "d2_starter")
-    assert all(len(logging.getLogger(name).handlers) == 2 for name in names)
+    assert {len(logging.getLogger(name).handlers) for name in names} == {2}
 
 
 def test_a_cell_is_run_again(tmp_path):
