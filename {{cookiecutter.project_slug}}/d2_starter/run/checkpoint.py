@@ -209,17 +209,13 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             OSError, ValueError: as `load`.
         """
-        keys = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        base_lrs = list(scheduler.base_lrs)
+        keep = keep_hyper_parameters(optimizer, scheduler)
         resumes = resume and self.has_checkpoint()
         loaded = self.resume_or_load(weights, resume=resumes)
         if not resumes:
             return 0
         start_iter = loaded["iteration"] + 1
-        for group, hyper_parameters in zip(optimizer.param_groups, keys):
-            group.update(hyper_parameters)
-        if isinstance(scheduler, LRMultiplier):  # others cannot be asked for any iteration
-            set_iteration(scheduler, base_lrs, start_iter)
+        keep(start_iter)
         return start_iter
 
     def save(self, name: str, iteration: int, **kwargs):
@@ -331,6 +327,23 @@ def _why(names):
 
 def _such_as(names):
     return f" (such as {names[0]})" if names else ""
+
+
+def keep_hyper_parameters(optimizer, scheduler) -> Callable[[int], None]:
+    """Returns a function that restores what optimizer and schedule now have from their config.
+
+    To be called with the first iteration, after a checkpoint with other values was loaded.
+    """
+    keys = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    base_lrs = list(scheduler.base_lrs)
+
+    def restore(iteration):
+        for group, hyper_parameters in zip(optimizer.param_groups, keys):
+            group.update(hyper_parameters)
+        if isinstance(scheduler, LRMultiplier):  # others cannot be asked for any iteration
+            set_iteration(scheduler, base_lrs, iteration)
+
+    return restore
 
 
 def set_iteration(scheduler: LRMultiplier, base_lrs: list[float], iteration: int):

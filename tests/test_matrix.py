@@ -1,0 +1,165 @@
+"""Runs what a user chooses and types: each trainer with each kind of data and of weights.
+
+A cell renders a project, runs the commands that it prints, every config that fits the data, and the
+project's own tests. By default the cells cover each pair of a trainer and a kind of data only
+partly: each kind of data once, with the trainers by turns. MATRIX=all runs them all.
+"""
+
+import json
+import os
+import re
+import shlex
+
+import pytest
+from datasets import WRITERS, read_shapes
+from projects import SMALL, TRAINERS
+
+pytestmark = pytest.mark.training
+
+KINDS = ["shapes", "custom", "boxes", "masks", "keypoints", "voc", "yolo", "semantic", "panoptic"]
+CELLS = [(trainer, kind) for kind in KINDS for trainer in TRAINERS]
+CHOSEN = [(TRAINERS[i % len(TRAINERS)], kind) for i, kind in enumerate(KINDS)]
+NEEDS = {
+    "faster_rcnn_R_50_FPN": "boxes",
+    "retinanet_R_50_FPN": "boxes",
+    "mask_rcnn_R_50_FPN": "masks",
+    "pointrend_R_50_FPN": "masks",
+    "keypoint_rcnn_R_50_FPN": "keypoints",
+    "panoptic_fpn_R_50": "panoptic",
+    "semantic_R_50_FPN": "semantic",
+}
+HAS = {
+    "shapes": {"boxes", "masks", "keypoints", "panoptic", "semantic"},
+    "masks": {"boxes", "masks"},
+    "keypoints": {"boxes", "masks", "keypoints"},
+    "semantic": {"semantic"},
+    "panoptic": {"boxes", "masks", "panoptic", "semantic"},
+}
+METRICS = {"boxes": "bbox/AP", "masks": "segm/AP", "keypoints": "keypoints/AP"}
+METRICS |= {"panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"}
+
+
+def write(kind, shapes, folder):
+    """Writes the generated shapes as data of a kind; returns the answer at the prompt."""
+    if kind in ("shapes", "custom"):
+        return kind
+    name = {"boxes": "coco", "masks": "coco", "keypoints": "coco", "panoptic": "coco_panoptic"}
+    WRITERS[name.get(kind, kind)](shapes, folder)
+    left_out = {"boxes": ["segmentation", "keypoints"], "masks": ["keypoints"]}.get(kind, ())
+    for file in folder.glob("annotations/*.json") if left_out else ():
+        content = json.loads(file.read_text())
+        for annotation in content["annotations"]:
+            for key in (*left_out, "num_keypoints"):
+                annotation.pop(key, None)
+        file.write_text(json.dumps(content))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "trainer, kind", CELLS if os.environ.get("MATRIX") == "all" else CHOSEN, ids=str
+)
+def test_cell(trainer, kind, project, make_project, tmp_path, capfd):
+    shapes = project.datasets / "shapes"
+    assert read_shapes(shapes, "train")["images"]
+    data = write(kind, shapes, tmp_path / "cells")
+    capfd.readouterr()
+    cell = make_project(trainer=trainer, data=data)
+    printed = re.findall(r"^  uv run (.*?)(?:  #.*)?$", capfd.readouterr().out, re.MULTILINE)
+    assert printed
+    for command in map(shlex.split, printed):
+        if command[0] == cell.script:
+            cell.train(*[a.replace(".py", ".yaml") for a in command[1:]], *SMALL)
+        else:
+            cell.run(*command)
+    for config, needed in NEEDS.items():
+        if needed in HAS.get(kind, {"boxes"}):
+            run = f"output/each/{config}"
+            cell.train("--config-file", f"configs/{config}.yaml", *SMALL, "OUTPUT_DIR", run)
+            assert METRICS[needed] in cell.metrics(run)[1]
+    assert " passed" in cell.run("pytest", "-q", "-x")
+
+
+WEIGHTS = """
+import pickle, re, sys
+import numpy as np, torch
+from detectron2 import model_zoo
+from detectron2.modeling import build_model
+
+cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+cfg.MODEL.DEVICE = "cpu"
+torch.manual_seed(5)
+model = {k: v.numpy() for k, v in build_model(cfg).state_dict().items()}
+body = "backbone.bottom_up."
+backbone = {k.removeprefix(body): v for k, v in model.items() if k.startswith(body)}
+caffe2 = {}
+for name, value in backbone.items():
+    if "running" in name:
+        continue
+    name = name.replace("stem.conv1.norm.", "res_conv1_bn_").replace("stem.conv1.weight", "conv1_w")
+    for ours, theirs in (
+        ("conv1.", "branch2a."), ("conv2.", "branch2b."), ("conv3.", "branch2c."),
+        ("shortcut.", "branch1."), ("norm.weight", "bn_s"), ("norm.bias", "bn_b"),
+        ("bn_weight", "bn_s"), ("bn_bias", "bn_b"), (".weight", ".w"),
+    ):
+        name = name.replace(ours, theirs)
+    caffe2[name.replace(".", "_")] = value
+files = {
+    "zoo": {"model": model, "__author__": "Detectron2 Model Zoo"},
+    "torchvision": {"model": backbone, "__author__": "torchvision", "matching_heuristics": True},
+    "caffe2": {"blobs": caffe2},
+}
+for name, content in files.items():
+    with open(f"{sys.argv[1]}/{name}.pkl", "wb") as file:
+        pickle.dump(content, file, protocol=2)
+"""
+# The tensors of a checkpoint that are in a file of weights, to the bit.
+FILLED = """
+import pickle, sys
+import torch
+values = pickle.load(open(sys.argv[1], "rb"))
+values = values.get("model") or values["blobs"]
+given = {value.tobytes() for value in values.values()}
+for file in sys.argv[2:]:
+    model = torch.load(file)["model"]
+    print("filled", sum(tensor.numpy().tobytes() in given for tensor in model.values()))
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    project.run("python", "-c", WEIGHTS, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["zoo", "torchvision", "caffe2"])
+def test_training_starts_from_weights_of_other_classes(kind, weights, projects):
+    file = weights / f"{kind}.pkl"
+    filled = []
+    for trainer in TRAINERS:
+        project, run = projects(trainer), f"output/{kind}"
+        arguments = [*SMALL, "MODEL.WEIGHTS", file, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0]
+        arguments += ["MODEL.RESNETS.NORM", "FrozenBN", "TEST.EVAL_IN_LOOP", False]
+        log = project.train(
+            "--config-file", "configs/faster_rcnn_R_50_FPN.yaml", *arguments, "OUTPUT_DIR", run
+        )
+        assert kind != "zoo" or "for other classes and start from scratch" in log
+        final = project.folder / run / "model_final.pth"
+        filled += re.findall(r"filled (\d+)", project.run("python", "-c", FILLED, file, final))
+    assert len(set(filled)) == 1
+    expected = {"zoo": 290, "torchvision": 270, "caffe2": 270}  # at least, of 295
+    assert int(filled[0]) >= expected[kind]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_new_run_from_own_weights_starts_at_iteration_0(trainer, projects):
+    project = projects(trainer)
+    common = ["--config-file", "configs/smoke.yaml", *SMALL[6:], "TEST.EVAL_IN_LOOP", False]
+    project.train(*common, "SOLVER.MAX_ITER", 4, "OUTPUT_DIR", "output/own_first")
+    weights = project.folder / "output/own_first/model_final.pth"
+    for iterations in (2, 6):
+        run = f"output/own_{iterations}"
+        arguments = ["SOLVER.MAX_ITER", iterations, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", run]
+        log = project.train(*common, *arguments)
+        assert f"Training from iteration 0 to {iterations}" in log
+        assert list(project.metrics(run)) == list(range(iterations))
