@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -133,10 +134,14 @@ def damage(path: Path, how: str):
         path.write_bytes(data[: len(data) * 2 // 3])
     elif how == "garbage":
         path.write_bytes(bytes(range(256)) * (len(data) // 256 + 1))
-    elif how == "changed":  # as a disk does it
+    elif how == "changed" and data:  # a bit, as a disk does it
         middle = len(data) // 2
+        if path.suffix == ".pth":  # elsewhere, there is padding
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith("data/0")]
+                middle = data.index(archive.read(names[0]))
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
-    else:
+    elif how != "changed":
         path.unlink()
         if how == "folder":
             path.mkdir()
@@ -180,7 +185,9 @@ def test_damaged(tmp_path, killed, name, how):
     expected = {line["iteration"]: line for line in whole}
     if name == "metrics.json":  # what can be read is kept; from the checkpoint on, all is there
         expected = {i: line for i, line in expected.items() if i > 14 or i in lines}
-        assert max(lines) == 19 and ((run / "damaged/metrics.json").exists() or how == "empty")
+        assert max(lines) == 19
+        # Half a line at the end is what a killed process leaves: nothing to say of.
+        assert os.path.lexists(run / "damaged/metrics.json") or how in ("empty", "cut")
     assert lines == expected
     assert json.loads((run / "ended.json").read_text()) == {"status": "finished"}
     if name.startswith("model_"):
@@ -248,7 +255,9 @@ def test_several_trainings_in_one_process(tmp_path, capsys):
         assert log.count("Output: ") == 1
         assert f"/{number}/run;" in log
     names = ("detectron2", "fvcore", "d2_starter")
-    assert {len(logging.getLogger(name).handlers) for name in names} == {2}
+    for name in names:
+        ours = (logging.StreamHandler, logging.FileHandler)
+        assert [type(h) for h in logging.getLogger(name).handlers if type(h) in ours] == [*ours]
 
 
 def test_a_cell_is_run_again(tmp_path):
@@ -357,7 +366,9 @@ def test_learning_rate_is_that_of_the_config(tmp_path):
     lines, log = resumed(tmp_path, base_lr=0.002, steps=[10])
     rates = [round(line["lr"], 6) for line in lines]
     assert rates == [0.1] * 8 + [0.002] * 2 + [0.0002] * 2
-    assert "Changed, from the next iteration on: base_lr 0.002 (was 0.1); max_iter 12 (was 8)" in log
+    assert (
+        "Changed, from the next iteration on: base_lr 0.002 (was 0.1); max_iter 12 (was 8)" in log
+    )
     assert "base_lr: 0.002" in (tmp_path / "run/config.yaml").read_text()
 
 

@@ -37,7 +37,7 @@ DEFAULTS = {
     "max_iter": 20,
     "base_lr": 0.1,
     "steps": [],
-    "log_period": 4,
+    "log_period": 1,
     "eval_period": 3,
     "eval_in_loop": True,
     "checkpoint_period": 5,

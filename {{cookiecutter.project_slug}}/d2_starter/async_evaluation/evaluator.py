@@ -211,6 +211,8 @@ class CheckpointEvaluator:
                 logger.warning("The best checkpoint, %s, is not there any more", checkpoint)
                 return
             saved = read_checkpoint(checkpoint)
-            data = {key: saved[key] for key in ("model", "loss_normalizer", "anchors") if key in saved}
+            data = {
+                key: saved[key] for key in ("model", "loss_normalizer", "anchors") if key in saved
+            }
             about = {"metric": self.metric.name, "value": value, "iteration": iteration}
             save_checkpoint(str(self.folder.path / BEST), data | about)

@@ -195,6 +195,10 @@ class LazyExperiment(Experiment):
         return OmegaConf.select(self.config, "model.roi_heads", default={})
 
     @property
+    def uses_rotated_boxes(self):
+        return "RotatedAnchorGenerator" in str(self.config.model)
+
+    @property
     def max_detections(self):
         names = ("roi_heads.box_predictor.test_topk_per_image", "max_detections_per_image")
         return max(OmegaConf.select(self.config.model, name, default=0) for name in names) or 100

@@ -171,6 +171,10 @@ class YamlExperiment(Experiment):
         return self.config.MODEL.KEYPOINT_ON
 
     @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
+
+    @property
     def max_detections(self):
         return self.config.TEST.DETECTIONS_PER_IMAGE
 

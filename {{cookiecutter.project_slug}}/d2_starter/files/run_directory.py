@@ -115,6 +115,10 @@ class RunDirectory:
         status = (read_json(self.path / "ended.json") or {}).get("status")
         return None if status == "interrupted" else status
 
+    def reason(self) -> str:
+        """Returns why the training ended."""
+        return str((read_json(self.path / "ended.json") or {}).get("reason", "no reason given"))
+
     def write_end(self, status: str, reason: str | None = None):
         """Writes how the training ended."""
         content = {"status": status} | ({"reason": reason} if reason else {})

@@ -262,7 +262,7 @@ class Checkpointer(DetectionCheckpointer):
                 "without internet, copy it there first. Without weights ('') training starts from "
                 "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
             ) from None
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        except (pickle.UnpicklingError, EOFError, RuntimeError):
             raise OSError(
                 f"the weights '{path}' cannot be read: the file is damaged, or is no checkpoint."
             ) from None
@@ -283,7 +283,9 @@ class Checkpointer(DetectionCheckpointer):
                 "config: they would find nothing. Give the config that they were trained by; the "
                 "run's own is config.yaml beside them."
             )
-        logger.warning("The weights were trained with other anchors: what depends on them is learned anew")
+        logger.warning(
+            "The weights were trained with other anchors: what depends on them is learned anew"
+        )
 
     def _log_incompatible_keys(self, incompatible):
         other = {name: f"{name} {tuple(has)}" for name, has, _ in incompatible.incorrect_shapes}

@@ -149,6 +149,17 @@ def setup_logging(output: Path, rank: int = 0, file: str = "log.txt"):
     _log_files.append(handler)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("detectron2.data.build").addFilter(_warn_of_removed)
+
+
+def _warn_of_removed(record):
+    # detectron2 leaves images out of the training in a line like any other.
+    text = str(record.msg)
+    is_some = text.startswith("Removed ") and not text.startswith("Removed 0 ")
+    if is_some and record.levelno < logging.WARNING:
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg += " FILTER_EMPTY_ANNOTATIONS (filter_empty) False keeps images without objects."
+    return True
 
 
 def close_log():

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import torch
 from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
+from d2_starter.data.rotated import is_rotated, rotated_instances
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
@@ -109,6 +110,8 @@ class Mapper:
         return record
 
     def _instances(self, annotations, transforms, image_size):
+        if is_rotated(annotations):
+            return rotated_instances(annotations, transforms, image_size)
         unused = {"segmentation": self.use_masks, "keypoints": self.use_keypoints}
         for key in [key for key, used in unused.items() if not used]:
             for annotation in annotations:
