@@ -340,7 +340,7 @@ def test_claims_are_exclusive(tmp_path):
 
 def test_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(Refused, match="cannot be used as the run directory.*mkdir -p"):
+    with pytest.raises(Refused, match=r"cannot be used as the run directory.*mkdir -p"):
         train(arguments(tmp_path))
 
 

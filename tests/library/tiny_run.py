@@ -7,7 +7,7 @@ import torch
 import yaml
 from d2_starter.config.experiment import Schedule
 from d2_starter.evaluation.early_stopping import EarlyStopping
-from d2_starter.run.checkpoint import Checkpointer, CheckpointCleaner, finish_interrupted
+from d2_starter.run.checkpoint import CheckpointCleaner, Checkpointer, finish_interrupted
 from d2_starter.run.ema import EMA
 from d2_starter.run.run import Run
 from d2_starter.run.setup import setup
@@ -54,7 +54,7 @@ class TinyExperiment:
         values = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
         if not isinstance(values, dict) or values.keys() - DEFAULTS.keys():
             raise ValueError(f"{config_file} is no config")
-        given = dict(zip(overrides[::2], overrides[1::2]))
+        given = dict(zip(overrides[::2], overrides[1::2], strict=True))
         vars(self).update(DEFAULTS | values | {k: yaml.safe_load(v) for k, v in given.items()})
 
     def flat(self):
