@@ -27,7 +27,7 @@ STOP += ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
 
 FEWER_SHAPES = """
 from detectron2.data import DatasetCatalog
-from my_detector.data import shapes
+from d2_starter.data import shapes
 shapes.SPLITS = {"train": 24, "val": 8}
 shapes.register_shapes()
 DatasetCatalog.get("shapes_train")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ANSWERS, TEMPLATE
-
 from read_dataset import READERS
 
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))

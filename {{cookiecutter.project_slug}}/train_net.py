@@ -29,6 +29,7 @@ from d2_starter import (
     launch,
     setup,
 )
+from d2_starter.config.optimizer import build_optimizer
 from d2_starter.trainers.hooks import build_hooks
 from d2_starter.trainers.train_loop import SimpleTrainer, StoppableTrainer
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
@@ -80,6 +81,11 @@ class Trainer(StoppableTrainer, DefaultTrainer):
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        """Builds what SOLVER.OPTIMIZER says."""
+        return build_optimizer(cfg, model)
 
     def build_hooks(self):
         """Builds all that happens beside the iterations, in this order."""

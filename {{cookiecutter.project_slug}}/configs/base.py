@@ -91,5 +91,15 @@ dataloader = dict(
         num_workers="${dataloader.train.num_workers}",
         random_subset_ratio=1.0,
         random_subset_seed=0,
+        # Large images in tiles, and test-time augmentation: docs/augmentation.md explains both.
+        tiles=dict(
+            enabled=False,
+            size=[1024, 1024],
+            overlap=128,
+            whole_image=True,
+            nms_by="box",
+            nms_thresh=0.5,
+        ),
+        aug=dict(enabled=False, min_sizes=[400, 600, 800, 1000], max_size=4000, flip=True),
     ),
 )

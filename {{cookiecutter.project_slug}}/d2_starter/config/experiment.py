@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +26,10 @@ from ..data.loader import (
     images_per_epoch,
     take_subset,
 )
+from ..data.tiles import TileMapper
 from ..evaluation.evaluate import build_evaluator, evaluate
+from ..evaluation.tiles import TilePredictor
+from ..evaluation.tta import TTAPredictor, build_tta
 from ..files.atomic import write_json
 from ..layers.roi_align import use_fast_roi_align
 
@@ -178,6 +182,16 @@ class Experiment(ABC):
     def keypoint_sigmas(self) -> Iterable[float]:
         """Standard deviations of COCO's object keypoint similarity."""
 
+    @property
+    @abstractmethod
+    def tiles(self) -> dict:
+        """The keys of TEST.TILES, in lower case."""
+
+    @property
+    @abstractmethod
+    def test_augmentation(self) -> dict:
+        """The keys of TEST.AUG, in lower case."""
+
     @abstractmethod
     def _build_model(self) -> nn.Module: ...
 
@@ -307,7 +321,31 @@ class Experiment(ABC):
             ground_truth: whether the input has it; None: in training only.
         """
         self.follow_data()
-        return self._build_mapper(is_train, ground_truth)
+        mapper = self._build_mapper(is_train, ground_truth)
+        tiles = self.tiles
+        if is_train or not tiles["enabled"]:
+            return mapper
+        return TileMapper(mapper, tiles["size"], tiles["overlap"], tiles["whole_image"])
+
+    def build_predictor(self, model: nn.Module, predict: Callable | None = None) -> Callable:
+        """Builds what predicts inputs of `build_mapper(False)`: the model, TEST.AUG, TEST.TILES.
+
+        Args:
+            predict: what is called instead of the model, such as what computes losses too.
+        """
+        predict = predict or model
+        augmentation, tiles = self.test_augmentation, self.tiles
+        if augmentation.pop("enabled"):
+            predict = TTAPredictor(build_tta(model, **augmentation), predict, model)
+        if not tiles["enabled"]:
+            return predict
+        return TilePredictor(
+            predict,
+            tiles["nms_thresh"],
+            tiles["nms_by"],
+            self.max_detections,
+            self.test_batch_size,
+        )
 
     def train_arguments(self) -> dict:
         """Returns the arguments of the training loader, with the dataset and its sampler.
@@ -322,6 +360,8 @@ class Experiment(ABC):
         try:
             arguments = self._read_train_arguments()
         except AssertionError as error:  # detectron2's, when none is left
+            if not re.search("is empty|No valid data", str(error)):
+                raise
             raise ValueError(
                 f"there is no image to train on in {names}: {error} Images without annotations, "
                 "or with crowds alone, are left out. tools/check_dataset.py says what is in it."
@@ -338,6 +378,9 @@ class Experiment(ABC):
                 seed_shuffle=self.seed,
                 seed_subset=self.train_subset_seed,
             )
+        if hasattr(augment := getattr(arguments["mapper"], "augment", None), "set_images"):
+            indices = getattr(arguments["sampler"], "_indexes_subset", range(len(dataset)))
+            augment.set_images([dataset[int(i)] for i in indices])
         self._train_arguments = arguments
         return arguments
 
@@ -442,6 +485,7 @@ class Experiment(ABC):
             self.build_evaluator,
             folder or os.path.join(self.output_dir, "inference"),
             val_loss=self.val_loss,
+            build_predictor=self.build_predictor,
             quick=quick,
         )
 

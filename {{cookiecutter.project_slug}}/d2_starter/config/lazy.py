@@ -209,6 +209,14 @@ class LazyExperiment(Experiment):
         # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
         return [] if number in (0, 17) else [0.05] * number
 
+    @property
+    def tiles(self):
+        return dict(OmegaConf.select(self.config, "dataloader.test.tiles") or {"enabled": False})
+
+    @property
+    def test_augmentation(self):
+        return dict(OmegaConf.select(self.config, "dataloader.test.aug") or {"enabled": False})
+
     def _build_model(self):
         return instantiate(self.config.model).to(self.device)
 

@@ -10,10 +10,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 
+from ..layers.timm_fpn import set_timm_pixels
 from .experiment import Experiment, Key
 from .keys import add_starter_config
+from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
+from .optimizer import build_optimizer
 
 
 class YamlExperiment(Experiment):
@@ -115,6 +118,8 @@ class YamlExperiment(Experiment):
         if ratio < 1 and sampler not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
             self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
         self.check()
+        check_model_values(self.config)
+        set_timm_pixels(self.config, self._defaults)
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
 
     def _settle_unit(self, given, config_file, iterations, epochs):
@@ -141,7 +146,12 @@ class YamlExperiment(Experiment):
         setattr(reduce(getattr, nodes, self.config), last, value)
 
     def save(self, path):
-        Path(path).write_text(self.config.dump(), encoding="utf-8")
+        config = self.config.clone()
+        for iterations, epochs in self.EPOCHS.items():
+            if getattr(self, epochs) not in (None, ()):  # read again, both would contradict
+                *nodes, last = self.name_of(iterations).split(".")
+                del reduce(getattr, nodes, config)[last]
+        Path(path).write_text(config.dump(), encoding="utf-8")
 
     def flat(self):
         return flatten(self.config)
@@ -182,6 +192,14 @@ class YamlExperiment(Experiment):
     def keypoint_sigmas(self):
         return self.config.TEST.KEYPOINT_OKS_SIGMAS
 
+    @property
+    def tiles(self):
+        return {name.lower(): value for name, value in self.config.TEST.TILES.items()}
+
+    @property
+    def test_augmentation(self):
+        return {name.lower(): value for name, value in self.config.TEST.AUG.items()}
+
     def _build_model(self):
         return build_model(self.config)
 
@@ -208,6 +226,8 @@ def default_config(add_config: Callable[[CfgNode], None]) -> CfgNode:
     cfg = get_cfg()
     add_pointrend_config(cfg)
     add_starter_config(cfg)
+    add_model_keys(cfg)
+    add_augmentation_keys(cfg)
     add_config(cfg)
     return cfg
 

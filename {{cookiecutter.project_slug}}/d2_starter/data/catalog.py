@@ -29,6 +29,7 @@ CACHED_FROM = 1.0  # seconds
 logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a dataset: its function, its files, whether its records are complete
+_recorded = {}  # name of a dataset: the metadata that a run has recorded
 # name of a dataset: the problems that its format's reader has found in its files
 readable_problems: dict[str, Problems] = {}
 
@@ -130,6 +131,17 @@ def check_registered(name: str):
         )
 
 
+@contextlib.contextmanager
+def recorded_metadata(metadata: dict[str, dict]):
+    """Uses metadata, by dataset, that a run has recorded: its files need not be there."""
+    _recorded.update(metadata)
+    try:
+        yield
+    finally:
+        for name in metadata:
+            del _recorded[name]
+
+
 def get_metadata(name: str) -> Metadata:
     """The metadata of a registered dataset, with the names and colors of its classes.
 
@@ -138,6 +150,8 @@ def get_metadata(name: str) -> Metadata:
     """
     check_registered(name)
     metadata = MetadataCatalog.get(name)
+    if name in _recorded:
+        vars(metadata).update(_recorded[name])  # `set` refuses classes that have changed since
     if name in _sources and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
         logging.disable(logging.WARNING)  # the loading that follows reports what it finds
         try:

@@ -98,7 +98,7 @@ def _load_panoptic(root, split):
 
 
 def shapes_root() -> Path:
-    """Where the data set is, or is to be made."""
+    """Returns where the dataset is, or is to be made."""
     root = datasets_root().absolute() / "shapes"
     place = next(folder for folder in root.parents if folder.exists())
     is_usable = root.exists() or os.access(place, os.W_OK)

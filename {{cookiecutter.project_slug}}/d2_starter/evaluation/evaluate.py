@@ -178,13 +178,23 @@ class Evaluation(DatasetEvaluator):
     Args:
         loader: delivers every image once, with ground truth for the validation loss.
         evaluator: of detectron2.
+        build_predictor: see `evaluate`.
 
     Attributes:
         results: of `evaluate()`, as a DatasetEvaluator has them.
     """
 
-    def __init__(self, model, name: str, loader, evaluator: DatasetEvaluator, val_loss: bool):
+    def __init__(
+        self,
+        model,
+        name: str,
+        loader,
+        evaluator: DatasetEvaluator,
+        val_loss: bool,
+        build_predictor: Callable | None = None,
+    ):
         self.loader = loader
+        self._build_predictor = build_predictor or (lambda model, predict: predict)
         self._evaluator = evaluator
         self._name = name
         self._model = model
@@ -193,7 +203,8 @@ class Evaluation(DatasetEvaluator):
     def reset(self):
         """Forgets what was processed."""
         self._evaluator.reset()
-        self._predict = PredictionsAndLosses(self._model) if self._val_loss else self._model
+        self._inner = PredictionsAndLosses(self._model) if self._val_loss else self._model
+        self._predict = self._build_predictor(self._model, self._inner)
 
     def predict(self, images: list[dict]) -> list[dict]:
         """Returns the model's predictions for a batch."""
@@ -221,7 +232,7 @@ class Evaluation(DatasetEvaluator):
         with contextlib.redirect_stdout(io.StringIO()):
             self.results = self._evaluator.evaluate() or {}
         if self._val_loss:
-            self.results["val_loss"] = self._predict.losses()
+            self.results["val_loss"] = self._inner.losses()
         return self.results
 
 
@@ -233,6 +244,7 @@ def evaluate(
     folder: str,
     *,
     val_loss: bool = True,
+    build_predictor: Callable | None = None,
     quick: bool = False,
 ) -> dict[str, float]:
     """Returns metrics and validation loss on every test set, in one pass over each.
@@ -245,6 +257,8 @@ def evaluate(
         build_test_loader: returns the loader of a test set.
         build_evaluator: returns the evaluator of a test set; it gets a folder for its files, too.
         folder: for the evaluators' files, one folder in it for each test set.
+        build_predictor: called with the model and what predicts a batch, returns what predicts
+            instead: with test-time augmentation, or tiles.
         quick: evaluate one image only, to find out the names of the metrics, without a log.
 
     Returns:
@@ -261,7 +275,7 @@ def evaluate(
         for name in names:
             loader = build_test_loader(name)
             evaluator = build_evaluator(name, os.path.join(folder, name))
-            evaluation = Evaluation(model, name, loader, evaluator, val_loss)
+            evaluation = Evaluation(model, name, loader, evaluator, val_loss, build_predictor)
             batches = _First(loader) if quick else loader
             inference_on_dataset(evaluation.predict, batches, evaluation)
             evaluations[name] = evaluation

@@ -59,7 +59,7 @@ class Heartbeat:
                 the file, for all that look at it.
 
         Raises:
-            FileExistsError: it is to be made exclusively, and is there.
+            FileExistsError: it is to be `exclusive`, and is there.
         """
         self.path = path
         how = os.O_EXCL if exclusive else 0

@@ -1,4 +1,4 @@
-"""What a training and the evaluators of its checkpoints share: files in the run directory.
+"""Names and reads the files that a training shares with the evaluators of its checkpoints.
 
 The processes may be on different machines, with clocks that disagree. The contract relies on what
 network disks guarantee: exclusive creation of a file, an atomic rename within a directory, and that

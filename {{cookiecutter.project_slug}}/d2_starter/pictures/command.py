@@ -50,6 +50,7 @@ def choose(records: list[dict], metadata, classes: list[str], number: int, seed:
 
 
 def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Returns the parser of the command, and what it was given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

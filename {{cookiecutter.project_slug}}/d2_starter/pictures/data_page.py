@@ -8,11 +8,10 @@ from string import Template
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from ..data.image import read_label_map
+from ..data.image import read_image, read_label_map
 from .predictions import WIDTH, draw_annotations, draw_inputs, keypoint_colors, thing_names
 
 GENERATOR = '<meta name="generator" content="tools/visualize_data.py">'
@@ -101,6 +100,8 @@ class DataPage:
             augmented: how often an image is shown augmented.
         """
         self.records, self.metadata, self.mapper, self.folder = records, metadata, mapper, folder
+        if hasattr(augment := getattr(mapper, "augment", None), "set_images"):
+            augment.set_images(records)  # which it may put together
         self.classes, self.augmented, self.seed = classes, augmented, seed
         self.errors = {}
         self._entries, self._found = [], Counter()

@@ -6,13 +6,13 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation import inference_context
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 
-from ..data.image import read_label_map
+from ..data.image import read_image, read_label_map
 
 WIDTH = 640  # of one picture, in pixels; smaller images are enlarged to it
 HEIGHT = 960  # the most that a picture of annotations has, in pixels

@@ -21,6 +21,7 @@ from ..files.atomic import write_atomically
 from ..files.heartbeat import Watch
 from ..files.owner import check_owned
 from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
+from ..files.weights import read_weights, to_checkpoint
 from .ema import EMA
 
 logger = logging.getLogger(__name__)
@@ -286,6 +287,14 @@ class Checkpointer(DetectionCheckpointer):
         logger.warning(
             "The weights were trained with other anchors: what depends on them is learned anew"
         )
+
+    def _load_file(self, filename: str) -> dict:
+        if filename.endswith((".pkl", ".pyth")):  # detectron2 opens them as programs
+            return to_checkpoint(read_weights(filename), filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f):
+        return read_weights(f)
 
     def _log_incompatible_keys(self, incompatible):
         other = {name: f"{name} {tuple(has)}" for name, has, _ in incompatible.incorrect_shapes}

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config.experiment import Experiment
+from ..data.catalog import get_metadata
+from ..files.atomic import read_json
 from ..files.owner import Refused
+from .opening import METADATA
 
 # What says which images come next, or what the weights mean: a run that went on with another would
 # be neither of both. docs/resume.md of the template has the whole table.
@@ -56,6 +59,16 @@ def read_earlier(
         return None
 
 
+def _changed_classes(experiment):
+    # Also where their number is the same.
+    had = read_json(Path(experiment.output_dir, METADATA)) or {}
+    for name in experiment.train_names:
+        for kind in ("thing_classes", "stuff_classes"):
+            before, now = had.get(name, {}).get(kind), get_metadata(name).get(kind)
+            if before is not None and before != list(now or ()):
+                yield f"{kind} of {name} {list(now or ())} (were {before})"
+
+
 def check_changes(
     experiment: Experiment,
     had: Experiment,
@@ -86,6 +99,7 @@ def check_changes(
     }
     fixed = {experiment.name_of(name) for name in FIXED}
     refused = [text for key, text in changed.items() if key in fixed or FIXED_KEYS.fullmatch(key)]
+    refused += _changed_classes(experiment)
     if refused:
         if experiment.name_of("images_per_epoch") in changed:
             refused.append("the last means that images were added to the dataset, or removed")

@@ -20,6 +20,7 @@ from ..config.experiment import Experiment
 from ..files.owner import Refused, check_free, owns, release, take
 from ..files.run_directory import LAST, STOP_FILE, RunDirectory
 from .checkpoint import publish_last
+from .opening import METADATA, metadata_json
 from .repair import repair
 from .resume import END, check_changes, read_earlier
 
@@ -198,6 +199,8 @@ def _write_records(experiment, output):
     with open(output / ".config.yaml", "a", encoding="utf-8") as file:
         file.write(END)
     os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
+    names = (*experiment.train_names, *experiment.test_names)
+    (output / METADATA).write_text(metadata_json(names), encoding="utf-8")
     # An image of the project has no repository; its Dockerfile sets the variable.
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD").strip()
     commit = commit or os.environ.get("GIT_COMMIT") or "none"
