@@ -108,7 +108,8 @@ class Detector(LightningModule):
             self.losses[name] += value.item() / number
         if not torch.isfinite(loss):
             raise diverged(iteration, dict(self.losses))
-        self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
+        if (batch_idx + 1) % number == 0:
+            self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
         latest = self.storage.latest().items()
         self.log_dict({name: value for name, (value, at) in latest if at == iteration})
         return loss
