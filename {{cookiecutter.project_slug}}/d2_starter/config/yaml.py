@@ -153,6 +153,9 @@ class YamlExperiment(Experiment):
                 del reduce(getattr, nodes, config)[last]
         Path(path).write_text(config.dump(), encoding="utf-8")
 
+    def flat(self):
+        return flatten(self.config)
+
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
         counts["things or stuff"] = things or stuff
@@ -176,6 +179,10 @@ class YamlExperiment(Experiment):
     @property
     def uses_keypoints(self):
         return self.config.MODEL.KEYPOINT_ON
+
+    @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
 
     @property
     def max_detections(self):

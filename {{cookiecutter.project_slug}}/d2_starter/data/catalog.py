@@ -35,13 +35,13 @@ readable_problems: dict[str, Problems] = {}
 
 
 def datasets_root() -> Path:
-    """The folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
+    """Returns the folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` where one is."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 @contextlib.contextmanager
-def made_whole(folder: Path):
-    """A temporary folder to fill, which then becomes `folder`: that appears whole or not at all."""
+def atomic_folder(folder: Path):
+    """Gives a temporary folder to fill, which then becomes `folder`, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -106,7 +106,7 @@ def adopt(name: str):
 
 
 def load_uncleaned(name: str) -> list[dict]:
-    """The dataset dicts of a registered dataset, with the boxes as they are in its files.
+    """Returns the dataset dicts of a registered dataset, with the boxes as they are in its files.
 
     Raises:
         KeyError: there is no such dataset; the message has the nearest names.
@@ -143,7 +143,7 @@ def recorded_metadata(metadata: dict[str, dict]):
 
 
 def get_metadata(name: str) -> Metadata:
-    """The metadata of a registered dataset, with the names and colors of its classes.
+    """Returns the metadata of a registered dataset, with the names and colors of its classes.
 
     Raises:
         KeyError: there is no such dataset; the message has the nearest names.
@@ -290,7 +290,10 @@ def _write_cache(file, key, found, reports, dataset_dicts):
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `$XDG_CACHE_HOME/<package>`, default ~/.cache."""
+    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/<package>`.
+
+    Without that variable it is in ~/.cache.
+    """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(caches, __package__.partition(".")[0])
 

@@ -161,7 +161,7 @@ class _FastResizeTransform(T.ResizeTransform):
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, C) of any type to (C, H, W)."""
+    """Turns an image, (H, W, C) of any type, into a tensor, (C, H, W)."""
     is_mirrored = image.strides[1] < 0  # a view, which numpy takes long to copy
     planes = (image[:, ::-1] if is_mirrored else image).transpose(2, 0, 1)
     if planes.flags.c_contiguous and planes.flags.writeable:

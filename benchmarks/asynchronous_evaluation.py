@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""What evaluation costs a training: in its loop, off its loop, and without any; on two CPU cores.
+"""Measures what evaluation costs a training: in the loop, asynchronous, and none; on two CPU cores.
 
-    uv run python benchmarks/evaluation_off_loop.py
+    uv run python benchmarks/asynchronous_evaluation.py
 
 The `plain` trainer learns the generated shapes, with an evaluation after each epoch. It has one
 core, one evaluator the other. The three ways are run one after the other, in another order in each
 round, so that what slows the machine down for a while slows all. The time is that of the training,
-from making the model to the end, as it says itself in evaluation/trainer.json. All metrics, in and
-off the loop, are compared at every checkpoint. At the end: what it costs per iteration to look for
-the stop file, for one process and for two.
+from making the model to the end, as evaluation/trainer.json says. All metrics of both kinds of
+evaluation are compared at every checkpoint. At the end: what it costs per iteration to look for the
+stop file, for one process and for two.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).parents[1]
 WAYS = {
     "none": ["TEST.EVAL_PERIOD_EPOCHS", "999"],
-    "off": ["TEST.EVAL_PERIOD_EPOCHS", "1"],
+    "asynchronous": ["TEST.EVAL_PERIOD_EPOCHS", "1"],
     "in": ["TEST.EVAL_PERIOD_EPOCHS", "1", "SOLVER.CHECKPOINT_PERIOD_EPOCHS", "1"],
 }
 
@@ -34,18 +34,18 @@ import os, sys, tempfile, time
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
-from my_detector.engine.stop_request import StopRequest
+from d2_starter import Run
 
 def measure(folder):
-    request = StopRequest(folder)
+    run = Run(folder)
     seconds = {}
-    for what, work in (("looking", request.look), ("nothing", lambda: None)) * 5:
+    for what, work in (("polling", run.poll), ("nothing", lambda: None)) * 5:
         start = time.perf_counter()
         for _ in range(200):
             torch.mm(square, square)  # for the other ranks' answers to come in the meantime
             work()
         seconds.setdefault(what, []).append((time.perf_counter() - start) / 200)
-    cost = min(seconds["looking"]) - min(seconds["nothing"])
+    cost = min(seconds["polling"]) - min(seconds["nothing"])
     if comm.is_main_process():
         print(f"COST {comm.get_world_size()} {1e6 * cost:.0f}")
 
@@ -89,18 +89,18 @@ def main():
     run(project, [*train, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()"], 0, environ)
     train += ["SOLVER.MAX_EPOCHS", args.epochs]
 
-    ratios = {"in": [], "off": []}
+    ratios = {"in": [], "asynchronous": []}
     for number in range(args.rounds):
         seconds = {}
         ways = list(WAYS)[number % 3 :] + list(WAYS)[: number % 3]
         for way in ways:
             output = f"output/{way}_{number}"
             more = [*WAYS[way], "TEST.EVAL_IN_LOOP", way == "in", "OUTPUT_DIR", output]
-            if way == "off":
+            if way == "asynchronous":
                 tool = ["tools/evaluate_checkpoints.py", output, "--watch", "--poll", 1]
                 evaluator = run(project, tool, 1, environ, wait=False)
             run(project, [*train, *more], 0, environ)
-            if way == "off":
+            if way == "asynchronous":
                 finish(evaluator)
             trainer = json.loads((project / output / "evaluation/trainer.json").read_text())
             seconds[way] = trainer["seconds"]
@@ -110,13 +110,13 @@ def main():
         lines = (project / f"output/in_{number}/metrics.json").read_text().splitlines()
         in_loop = [line for line in map(json.loads, lines) if "bbox/AP" in line]
         for line in in_loop:
-            file = project / f"output/off_{number}/metrics_{line['iteration']:07d}.json"
+            file = project / f"output/asynchronous_{number}/metrics_{line['iteration']:07d}.json"
             result = json.loads(file.read_text())
             same = all(line[name] == value for name, value in result.items())
             print(f"  iteration {line['iteration']}: segm/AP {result['segm/AP']:.4f}, "
                   f"all {len(result)} values {'equal' if same else 'DIFFER'}")  # fmt: skip
     for way, values in ratios.items():
-        print(f"{way} the loop / none: {statistics.median(values):.3f} "
+        print(f"{'in the loop' if way == 'in' else way} / none: {statistics.median(values):.3f} "
               f"({min(values):.3f} to {max(values):.3f})")  # fmt: skip
     (project / "look.py").write_text(LOOK)
     text = run(project, ["python", "look.py"], "0,1", environ)
