@@ -123,8 +123,8 @@ class Detector(LightningModule):
         for name in self.experiment.test_names:
             folder = os.path.join(self.experiment.output_dir, "inference", name)
             evaluator = self.experiment.build_evaluator(name, folder)
-            loss = self.experiment.val_loss
-            self.evaluations[name] = Evaluation(self.ema.model, name, None, evaluator, loss)
+            evaluation = Evaluation(self.ema.model, evaluator, self.experiment.val_loss)
+            self.evaluations[name] = evaluation
             self.evaluations[name].reset()
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
