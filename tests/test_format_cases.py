@@ -10,7 +10,6 @@ import re
 import shutil
 
 import pytest
-from d2_starter.formats import Unusable, read_split, scan
 from made_data import (
     NAMES,
     boxes,
@@ -22,6 +21,8 @@ from made_data import (
     write,
 )
 from PIL import Image
+
+from d2_starter.formats import Unusable, read_split, scan
 
 
 def contents(path, splits=("train", "val")):
@@ -210,7 +211,11 @@ VOC_CASES = {
     "float_size": (replaced("<height>80<", "<height>80.0<"), "", 20),
     "zero_size": (replaced("<width>120</width><height>80<", "<width>0</width><height>0<"), "", 20),
     "list_ext": (lambda r: listed(r, [f"{name}.jpg" for name in NAMES]), "", 20),
-    "reversed": (reverse, r"1 box whose first corner .*img_03.xml, object 1: .*corners in order", 20),
+    "reversed": (
+        reverse,
+        r"1 box whose first corner .*img_03.xml, object 1: .*corners in order",
+        20,
+    ),
     "other_filename": (
         replaced("<filename>.*</filename>", "<filename>photo.jpg</filename>"),
         "10 files of annotations that name another image .*img_00.xml says photo.jpg; it is read as img_00",
@@ -360,7 +365,11 @@ def scored(text):
 YOLO_CASES = {
     "plain": (lambda r: None, "", ".jpg"),
     "bom": (lines(lambda t: f"\ufeff{t}"), "", ".jpg"),
-    "comment": (lines(lambda t: f"# made by hand\n{t}", 3), "1 file of labels with comments", ".jpg"),
+    "comment": (
+        lines(lambda t: f"# made by hand\n{t}", 3),
+        "1 file of labels with comments",
+        ".jpg",
+    ),
     "conf": (lines(scored), "20 lines with a sixth number", ".jpg"),
     "conf_some": (lines(lambda t: t.replace("\n", " 0.9\n", 1), 3), "1 line with a sixth", ".jpg"),
     "float_class": (lines(lambda t: re.sub("(?m)^(.)", r"\1.0", t)), "", ".jpg"),
@@ -595,8 +604,14 @@ HARMFUL = [
     (lambda r: write(r / "a.json", '{"images": [], "categories": []' + "\0" * 9), "is not JSON"),
     (lambda r: write(r / "a.json", b'{"images": [\xff\xfe\x00'), "is not JSON"),
     (lambda r: write(r / "a.xml", f"{BOMB}<annotation><object/></annotation>").parent, "entities"),
-    (lambda r: write(r / "x.xml", f"{BOMB}<annotations><image name='&b;'/></annotations>"), "entit"),
-    (lambda r: write(r / "data.yaml", "train: &a [*a]\nnames: x\nval: x"), "YAML|names is not|ther"),
+    (
+        lambda r: write(r / "x.xml", f"{BOMB}<annotations><image name='&b;'/></annotations>"),
+        "entit",
+    ),
+    (
+        lambda r: write(r / "data.yaml", "train: &a [*a]\nnames: x\nval: x"),
+        "YAML|names is not|ther",
+    ),
 ]
 
 

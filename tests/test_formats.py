@@ -8,10 +8,6 @@ import struct
 import sys
 
 import pytest
-from d2_starter.formats import READERS, Scan, Unusable, builtin, parse, scan
-from d2_starter.formats.base import split_of
-from d2_starter.formats.files import image_size, json_entries, read_lines
-from d2_starter.formats.semantic import _unfiltered, label_values
 from made_data import (
     city_root,
     coco,
@@ -28,6 +24,11 @@ from made_data import (
     yolo_root,
 )
 from PIL import Image
+
+from d2_starter.formats import READERS, Scan, Unusable, builtin, parse, scan
+from d2_starter.formats.base import split_of
+from d2_starter.formats.files import image_size, json_entries, read_lines
+from d2_starter.formats.semantic import _unfiltered, label_values
 
 HELD_OUT = "There is one set of annotations: a share will be held out for validation."
 
@@ -158,7 +159,9 @@ def test_voc_in_its_own_layout(pets):
     assert result.entry["splits"]["train"] == {"list": "ImageSets/Main/train.txt"} | places
     assert result.images == {"train": 2, "val": 1, "test": 1}
     assert result.entry["classes"] == ["ok", "worn"] and result.counts == {"ok": 2, "worn": 1}
-    assert result.notes[-1].startswith("1 image without a file of annotations, for example 'missing")
+    assert result.notes[-1].startswith(
+        "1 image without a file of annotations, for example 'missing"
+    )
     (pets / "ImageSets/Main/val.txt").unlink()
     result = found(pets.rename(pets.with_name("VOC2012")).parent)  # the folder around it
     assert result.entry["splits"]["train"]["list"] == "VOC2012/ImageSets/Main/trainval.txt"

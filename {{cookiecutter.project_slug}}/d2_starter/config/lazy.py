@@ -178,6 +178,9 @@ class LazyExperiment(Experiment):
     def save(self, path):
         LazyConfig.save(self.config, str(path))
 
+    def flat(self):
+        return {key: self.get_key(key) for key in flatten(self.config)}
+
     def set_classes(self, things, stuff, keypoints):
         for name, number in (
             ("model.roi_heads.num_classes", things),
@@ -201,6 +204,10 @@ class LazyExperiment(Experiment):
         return OmegaConf.select(self.config, "model.roi_heads", default={})
 
     @property
+    def uses_rotated_boxes(self):
+        return "RotatedAnchorGenerator" in str(self.config.model)
+
+    @property
     def max_detections(self):
         names = ("roi_heads.box_predictor.test_topk_per_image", "max_detections_per_image")
         return max(OmegaConf.select(self.config.model, name, default=0) for name in names) or 100
@@ -210,6 +217,14 @@ class LazyExperiment(Experiment):
         number = OmegaConf.select(self._roi_heads, "keypoint_head.num_keypoints", default=0)
         # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
         return [] if number in (0, 17) else [0.05] * number
+
+    @property
+    def tiles(self):
+        return dict(OmegaConf.select(self.config, "dataloader.test.tiles") or {"enabled": False})
+
+    @property
+    def test_augmentation(self):
+        return dict(OmegaConf.select(self.config, "dataloader.test.aug") or {"enabled": False})
 
     def _build_model(self):
         return instantiate(self.config.model).to(self.device)
@@ -343,6 +358,8 @@ def _load(config_file, package) -> DictConfig:
         return LazyConfig.load(str(path))
     try:
         nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        if not isinstance(nodes, dict):
+            raise ValueError(f"config file '{config_file}' has no keys and values.")
         _check_targets(nodes, (*TRUSTED, f"{package}."), config_file)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error

@@ -13,10 +13,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 
+from ..layers.timm_fpn import set_timm_pixels
 from .experiment import Experiment, Key
 from .keys import add_starter_config
+from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
+from .optimizer import build_optimizer
 
 _BY_CONFIG = weakref.WeakValueDictionary()  # id of a config: its experiment
 
@@ -120,6 +123,8 @@ class YamlExperiment(Experiment):
         if ratio < 1 and sampler not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
             self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
         self.check()
+        check_model_values(self.config)
+        set_timm_pixels(self.config, self._defaults)
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
         self._remember()
 
@@ -176,7 +181,15 @@ class YamlExperiment(Experiment):
         setattr(reduce(getattr, nodes, self.config), last, value)
 
     def save(self, path):
-        Path(path).write_text(self.config.dump(), encoding="utf-8")
+        config = self.config.clone()
+        for iterations, epochs in self.EPOCHS.items():
+            if getattr(self, epochs) not in (None, ()):  # read again, both would contradict
+                *nodes, last = self.name_of(iterations).split(".")
+                del reduce(getattr, nodes, config)[last]
+        Path(path).write_text(config.dump(), encoding="utf-8")
+
+    def flat(self):
+        return flatten(self.config)
 
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
@@ -203,12 +216,24 @@ class YamlExperiment(Experiment):
         return self.config.MODEL.KEYPOINT_ON
 
     @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
+
+    @property
     def max_detections(self):
         return self.config.TEST.DETECTIONS_PER_IMAGE
 
     @property
     def keypoint_sigmas(self):
         return self.config.TEST.KEYPOINT_OKS_SIGMAS
+
+    @property
+    def tiles(self):
+        return {name.lower(): value for name, value in self.config.TEST.TILES.items()}
+
+    @property
+    def test_augmentation(self):
+        return {name.lower(): value for name, value in self.config.TEST.AUG.items()}
 
     def _build_model(self):
         return build_model(self.config)
@@ -256,6 +281,8 @@ def default_config(add_config: Callable[[CfgNode], None]) -> CfgNode:
     cfg = get_cfg()
     add_pointrend_config(cfg)
     add_starter_config(cfg)
+    add_model_keys(cfg)
+    add_augmentation_keys(cfg)
     add_config(cfg)
     return cfg
 

@@ -88,6 +88,16 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
         return cls.experiment_of(cfg).build_model()
 
     @classmethod
+    def build_optimizer(cls, cfg, model):
+        """Builds what `SOLVER.OPTIMIZER` says."""
+        return cls.experiment_of(cfg).build_optimizer(model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        """Builds the schedule of the learning rate."""
+        return cls.experiment_of(cfg).build_lr_scheduler(optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg):
         """Builds the training loader; a resumed run skips what the library's has delivered."""
         return cls.experiment_of(cfg).build_train_loader()
@@ -114,7 +124,8 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
 
     @classmethod
     def _evaluate(cls, cfg, model, evaluators=None, quick=False):
-        cfg, names = cls.experiment_of(cfg).config, list(cfg.DATASETS.TEST)
+        experiment = cls.experiment_of(cfg)
+        cfg, names = experiment.config, list(cfg.DATASETS.TEST)
         evaluators = [evaluators] if isinstance(evaluators, DatasetEvaluator) else evaluators
         return evaluate(
             model,
@@ -125,6 +136,7 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
             ),
             cfg.OUTPUT_DIR,
             val_loss=cfg.TEST.VAL_LOSS,
+            build_predictor=experiment.build_predictor,
             quick=quick,
         )
 

@@ -31,7 +31,7 @@ class LogProgress(HookBase):
 
 
 class UpdateEMA(HookBase):
-    """Updates the moving average of the weights."""
+    """Updates the EMA of the weights."""
 
     def __init__(self, ema: EMA):
         self.ema = ema
@@ -114,7 +114,7 @@ class SavePeriodically(HookBase):
     """Saves every `period` iterations and, as `model_final.pth`, after the last one; when the
     training is interrupted, as `model_interrupted.pth`.
 
-    It comes after the hooks that have a state, which is part of the checkpoint.
+    It comes last: the state of hooks is part of the checkpoint.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, run: Run):
@@ -136,7 +136,8 @@ class SavePeriodically(HookBase):
 class Write(HookBase):
     """Calls the writers every `log_period` iterations, after evaluations and the last iteration.
 
-    It also moves the progress bar, if there is a terminal. It comes last.
+    It also moves the progress bar, if there is a terminal. It comes before the checkpoints: what an
+    iteration gave is on record when a resumed run goes on after it.
     """
 
     def __init__(self, schedule: Schedule, build_writers: Callable[[], list[EventWriter]]):
@@ -161,6 +162,26 @@ class Write(HookBase):
             writer.close()
 
 
+class Together(HookBase):
+    """Makes several hooks the last one, before which `hooks.insert(-1, yours)` puts others."""
+
+    def __init__(self, *hooks: HookBase):
+        self.hooks = hooks
+
+    def before_train(self):
+        for hook in self.hooks:
+            hook.trainer = self.trainer
+            hook.before_train()
+
+    def after_step(self):
+        for hook in self.hooks:
+            hook.after_step()
+
+    def after_train(self):
+        for hook in self.hooks:
+            hook.after_train()
+
+
 def build_hooks(
     experiment, checkpointer, ema, early_stopping, run, evaluate, build_writers
 ) -> list[HookBase]:
@@ -178,6 +199,8 @@ def build_hooks(
         Evaluate(schedule, run, evaluate),
         StopEarly(schedule, run, early_stopping),
         SaveBest(schedule, checkpointer, early_stopping),
-        SavePeriodically(checkpointer, schedule.checkpoint_period, run),
-        Write(schedule, build_writers),
+        Together(
+            Write(schedule, build_writers),
+            SavePeriodically(checkpointer, schedule.checkpoint_period, run),
+        ),
     ]
