@@ -36,6 +36,7 @@ from d2_starter import (
     seed_step,
     setup,
 )
+from d2_starter.config.optimizer import build_optimizer
 from d2_starter.evaluation.evaluate import Evaluation, log_metrics, merge_results
 from d2_starter.evaluation.validation_loss import preserved_state
 from d2_starter.run.checkpoint import model_state
@@ -47,7 +48,7 @@ from d2_starter.trainers.lightning import (
     TrainBatches,
     trainer_arguments,
 )
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.solver.build import _create_gradient_clipper
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -102,13 +103,14 @@ class Detector(LightningModule):
             with self.storage:
                 losses = self.model(batch)
         except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from error
+            raise diverged(iteration, error) from None
         loss = sum(losses.values())
         for name, value in comm.reduce_dict(losses).items():
             self.losses[name] += value.item() / number
         if not torch.isfinite(loss):
             raise diverged(iteration, dict(self.losses))
-        self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
+        if (batch_idx + 1) % number == 0:
+            self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
         latest = self.storage.latest().items()
         self.log_dict({name: value for name, (value, at) in latest if at == iteration})
         return loss
@@ -123,8 +125,9 @@ class Detector(LightningModule):
         for name in self.experiment.test_names:
             folder = os.path.join(self.experiment.output_dir, "inference", name)
             evaluator = self.experiment.build_evaluator(name, folder)
-            loss = self.experiment.val_loss
-            self.evaluations[name] = Evaluation(self.ema.model, name, None, evaluator, loss)
+            self.evaluations[name] = Evaluation(
+                self.ema.model, evaluator, self.experiment.val_loss, self.experiment.build_predictor
+            )
             self.evaluations[name].reset()
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
