@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ANSWERS, TEMPLATE
 
-from read_dataset import READERS
+from d2_starter.formats import READERS
 
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 CHOICES = {

@@ -175,7 +175,7 @@ def check_labels(dataset: Dataset, results: list) -> dict[str, int]:
 
 
 def check_counts(dataset, objects, is_usable, sizes, model) -> list[float]:
-    """Images with more objects than evaluations count, and objects that COCO calls small.
+    """Images with more objects than evaluations count; the share of those that COCO calls small.
 
     Returns:
         the share of small objects, as in the files, and as the model gets them; [] if there is none.
@@ -194,13 +194,6 @@ def check_counts(dataset, objects, is_usable, sizes, model) -> list[float]:
     extents = objects.boxes[rows, 2:] - objects.boxes[rows, :2]
     is_small = np.sqrt(extents.prod(axis=1)) < COCO_SMALL
     resized = float((sizes < COCO_SMALL).mean())
-    if is_small.mean() > 0.5:
-        text = f" ({100 * resized:.0f} % once images are resized)" if model else ""
-        found.add_all(
-            "object-coco-small",
-            rows[is_small],
-            lambda i: f"{100 * is_small.mean():.0f} % of {dataset.name}{text}; {objects.box(i)}",
-        )
     return [float(is_small.mean()), resized]
 
 

@@ -90,7 +90,10 @@ class Split:
         stuff: names of the classes of label maps.
         tasks: what can be trained beside what the annotations show.
         metadata: what evaluation needs.
+        keeps_ids: whether annotations keep the ids that COCO's files give them, for messages.
     """
+
+    keeps_ids = False
 
     def __init__(self, tree: Tree, source: dict, is_light: bool = False):
         self.tree = tree
@@ -223,11 +226,14 @@ def flips(names: list[str]) -> list[tuple[str, str]]:
 
 def is_polygon(polygon) -> bool:
     """Whether it is a flat list of at least three points."""
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
+    return isinstance(polygon, list) and len(polygon) > 5 and is_numbers(polygon, len(polygon) & ~1)
+
+
+def is_numbers(values, length: int) -> bool:
+    """Whether it is a list of so many finite numbers."""
     try:
-        return math.isfinite(sum(polygon))
-    except TypeError:
+        return isinstance(values, list) and len(values) == length and math.isfinite(sum(values))
+    except (OverflowError, TypeError):
         return False
 
 
