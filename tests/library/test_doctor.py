@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from d2_starter.formats import scan
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -24,6 +23,7 @@ from d2_starter.doctor import command as doctor_command
 from d2_starter.doctor.findings import CHECKS
 from d2_starter.doctor.pairs import shared_videos
 from d2_starter.doctor.reading import Model, read_model
+from d2_starter.formats import scan
 
 IMAGES, WIDTH, HEIGHT = 12, 100, 80
 EXIF_ORIENTATION = 0x0112
@@ -687,13 +687,14 @@ def test_table_of_many_classes_has_both_ends(command, made):
     assert "cat  " in out and "class 07" in out and "class 29" in out and "class 09  " not in out
 
 
-# ---- Two datasets, and mended copies ---------------------------------------------------------------
+# ---- Two datasets, and mended copies -----------------------------------------------------------
 
 
 def test_images_that_look_alike_in_two_datasets(made, tmp_path):
     other = Made(tmp_path / "other", seed=1)
-    photo = Image.fromarray(np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH) // 8 * 8 % 256)
-    photo = photo.convert("RGB").resize((WIDTH, HEIGHT))
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    photo = Image.fromarray((128 + 100 * np.sin(rows / 7) * np.cos(columns / 9)).astype(np.uint8))
+    photo = photo.convert("RGB")
     photo.save(made.file(3))
     encoded = made.file(3).with_suffix(".jpg")
     photo.resize((60, 48)).resize((WIDTH, HEIGHT)).save(encoded, quality=60)
@@ -734,10 +735,9 @@ def test_many_objects_and_small_ones(made):
         made.add(made.images[3], [2 + 5 * (i % 16), 2 + 5 * (i // 16), 4, 4], 3)
     made.register()
     report = doctor.check([COCO])
-    assert findings(report)["objects-many"]["examples"][0].endswith(": 122 objects, 100 are counted")
+    assert findings(report)["objects-many"]["examples"][0].endswith("122 objects, 100 are counted")
     made.register()
     assert report["datasets"][COCO]["coco_small"] == [1.0, 1.0]
-    assert "100 % of my_set" in findings(report)["object-coco-small"]["examples"][0]
 
 
 def test_model_of_an_experiment():
@@ -779,5 +779,5 @@ def test_mended_copy(made, tmp_path, command):
     found = counts(doctor.check(["mended"]), "mended")
     assert not {"box-missing", "box-duplicate", "box-out-of-bounds"} & found.keys()
     assert scan(str(tmp_path / "mended")).objects == {"train": 23}
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match=r"is there already"):
         doctor_command.main(register_shapes, None, [COCO, "--fix", str(tmp_path / "mended")])

@@ -311,8 +311,8 @@ CHECKS = {
         "images with more objects than an evaluation counts detections",
         "COCO's AP counts 100 detections an image, and a model gives TEST.DETECTIONS_PER_IMAGE at "
         "most: the AP stays below 100 whatever the model finds.",
-        "Raise TEST.DETECTIONS_PER_IMAGE (in a lazy config: test_topk_per_image), or cut the images "
-        "into tiles.",
+        "Raise TEST.DETECTIONS_PER_IMAGE (in a lazy config: test_topk_per_image), or cut the "
+        "images into tiles.",
     ),
     "image-near-duplicate": Check(
         WARNING,

@@ -2,7 +2,7 @@
 
 A format is a module with three names. `NEEDS` says what must be there. `find(tree)` returns the
 sources of each split, `{"train": [source, ...], ...}`, "" where names do not say which; a source is
-a dict for JSON, whose paths are relative to the tree. `read(split)` fills a `Split` from its source.
+a dict for JSON, whose paths are relative to the tree. `read(split)` fills a `Split` from it.
 """
 
 import math
@@ -215,7 +215,7 @@ def number(split: Split, classes: list[str], keypoints: list[str]):
 
 
 def flips(names: list[str]) -> list[tuple[str, str]]:
-    """Returns the pairs of keypoints whose names differ in left and right, which mirroring swaps."""
+    """Returns the pairs of keypoints, left and right by their names, that mirroring swaps."""
     return [
         (name, mirrored)
         for name in names
