@@ -20,7 +20,14 @@ GEOMETRIC = [
     "RandomFlip",
     {"RandomFlip": {"horizontal": False, "vertical": True}},
     "ResizeShortestEdge",
-    {"ResizeScale": {"min_scale": 0.5, "max_scale": 1.5, "target_height": 120, "target_width": 150}},
+    {
+        "ResizeScale": {
+            "min_scale": 0.5,
+            "max_scale": 1.5,
+            "target_height": 120,
+            "target_width": 150,
+        }
+    },
     {"FixedSizeCrop": {"crop_size": [110, 130], "pad_value": 0}},
     {"RandomCrop": {"crop_type": "relative_range", "crop_size": [0.6, 0.6]}},
     {"RandomExtent": {"scale_range": [0.7, 1.4], "shift_range": [0.3, 0.3]}},
@@ -52,7 +59,9 @@ def draw(seed: int, rle: bool):
         ImageDraw.Draw(labels).polygon([tuple(p) for p in outline], fill=2 + number)
         keypoints = np.column_stack([points * 0.5 + center * 0.5, np.full(4, 2)])
         for (x, y, _), color in zip(keypoints, DOTS):
-            ImageDraw.Draw(image).rectangle([x - 3, y - 3, x + 3, y + 3], fill=tuple(color.tolist()))
+            ImageDraw.Draw(image).rectangle(
+                [x - 3, y - 3, x + 3, y + 3], fill=tuple(color.tolist())
+            )
         segmentation = [outline.ravel()]
         if rle:
             segmentation = to_mask(segmentation, SIZE).astype(np.uint8)

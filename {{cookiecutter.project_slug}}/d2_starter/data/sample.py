@@ -202,5 +202,3 @@ def shift(annotation, x, y):
     if "keypoints" in annotation:
         is_labelled = annotation["keypoints"][:, 2:] > 0
         annotation["keypoints"][:, :2] += is_labelled * [x, y]
-
-
