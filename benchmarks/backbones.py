@@ -5,8 +5,8 @@ On a GPU, with mixed precision in bfloat16, 1024 pixels square (needs timm):
 On a CPU:
     python benchmarks/backbones.py --size 256 --batch 1 --iterations 3 convnext_atto resnet18d
 
-Images and objects are made up, weights are random: speed and memory do not depend on them. Run it with
-the Python of a rendered project, from this repository, or give the library's place in PYTHONPATH.
+Images and objects are made up, weights are random: speed and memory do not depend on them. Run it
+with the Python of a rendered project.
 """
 
 import argparse

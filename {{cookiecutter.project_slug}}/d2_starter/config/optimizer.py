@@ -36,7 +36,7 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
 def layer_decay_params(
     model: torch.nn.Module, base_lr: float, layer_decay: float = 1.0, **arguments
 ) -> list[dict]:
-    """Returns parameter groups for an optimizer, with smaller rates for the backbone's first layers.
+    """Returns parameter groups for an optimizer, smaller rates for the backbone's first layers.
 
     In a lazy config it takes the place of `get_default_optimizer_params`.
 

@@ -1,7 +1,7 @@
 """Augmentations: read from a config by name, and applied to an image with all its ground truth.
 
-INPUT.AUGMENTATIONS is a list of names, or of {name: {argument: value, ...}}. A name is that of a preset
-below, of a class of `detectron2.data.transforms`, of detectron2's `ColorAugSSDTransform`, of a class of
+INPUT.AUGMENTATIONS is a list of names, or of {name: {argument: value, ...}}. A name is that of a
+preset below, of a class of `detectron2.data.transforms`, of `ColorAugSSDTransform`, of a class of
 this library (CopyPaste, Mosaic, TileCrop), or of one that the project registers.
 """
 

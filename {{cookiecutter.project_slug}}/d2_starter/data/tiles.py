@@ -52,7 +52,7 @@ class TileCrop(T.Augmentation):
 
 
 def grid(size: Sequence[int], tile: Sequence[int], overlap: int) -> list[tuple[int, int, int, int]]:
-    """Returns tiles (x0, y0, x1, y1) that cover an image; neighbours share `overlap` or more pixels.
+    """Returns tiles (x0, y0, x1, y1) that cover an image; neighbours share at least `overlap`.
 
     Args:
         size, tile: height and width, of the image and of a tile.

@@ -11,8 +11,8 @@ class TilePredictor:
     """Predicts the tiles of each image, and puts together what is found in them.
 
     An object that several tiles show is kept once. Two detections of one class, in different tiles,
-    are one object if they share more than `threshold` of their union, or of one that a tile's border
-    cuts. The one with the lower score goes; the score of one that is cut counts half. Detections in
+    are one object if they share more than `threshold` of their union, or of one that a tile's
+    border cuts. The one with the lower score goes; the score of one that is cut counts half. Detections in
     one tile are left to the model's own suppression.
 
     Label maps (`sem_seg`) are averaged where tiles overlap. Panoptic segments cannot be merged.
@@ -195,7 +195,7 @@ class PlacedMasks:
         return PlacedMasks([m.to(*args, **kwargs) for m in self.masks], self.places, self.size)
 
     def overlaps(self, i: int, others: Sequence[int]):
-        """Returns the pixels that mask i shares with others (K,), those of i, of the others (K,)."""
+        """Returns pixels: shared by mask i and each other (K,), of i, and of the others (K,)."""
         x0, y0, x1, y1 = self.places[i]
         shared = []
         for j in others:
