@@ -86,6 +86,10 @@ def choose(variants, chosen):
 for question, variants in VARIANTS.items():
     answer = ANSWERS[question]
     choose(variants, variants.get(answer, variants.get("other")))
+manifest = Path("d2_starter/MANIFEST.json")  # of the files that are left
+hashes = json.loads(manifest.read_text(encoding="utf-8"))
+hashes = {name: hash for name, hash in hashes.items() if Path("d2_starter", name).exists()}
+manifest.write_text(f"{json.dumps(hashes, indent=1)}\n", encoding="utf-8", newline="\n")
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path("d2_starter").resolve()))

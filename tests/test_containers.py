@@ -81,7 +81,7 @@ def test_hadolint_finds_nothing(project):
 def test_image_has_what_runs_and_nothing_else(project):
     (script,) = (path.name for path in project.glob("*train_net.py"))
     assert copied(project) - {"tests"} == {
-        script, "configs", "tools", "my_detector", "pyproject.toml"
+        script, "configs", "tools", "my_detector", "d2_starter", "datasets.json", "pyproject.toml"
     }  # fmt: skip
     command = re.search(r"(?m)^CMD (.+)", (project / "Dockerfile").read_text())[1]
     python, *arguments = json.loads(command)

@@ -1,4 +1,4 @@
-"""What a user chooses and types: each trainer with each kind of data, and with each kind of weights.
+"""Runs what a user chooses and types: each trainer with each kind of data and of weights.
 
 A cell renders a project, runs the commands that it prints, every config that fits the data, and the
 project's own tests. By default the cells cover each pair of a trainer and a kind of data only

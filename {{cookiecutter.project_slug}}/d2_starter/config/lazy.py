@@ -169,6 +169,9 @@ class LazyExperiment(Experiment):
     def save(self, path):
         LazyConfig.save(self.config, str(path))
 
+    def flat(self):
+        return {key: self.get_key(key) for key in flatten(self.config)}
+
     def set_classes(self, things, stuff, keypoints):
         for name, number in (
             ("model.roi_heads.num_classes", things),
@@ -190,6 +193,10 @@ class LazyExperiment(Experiment):
     @property
     def _roi_heads(self):
         return OmegaConf.select(self.config, "model.roi_heads", default=OmegaConf.create())
+
+    @property
+    def uses_rotated_boxes(self):
+        return "RotatedAnchorGenerator" in str(self.config.model)
 
     @property
     def max_detections(self):
@@ -290,6 +297,8 @@ def _load(config_file, package) -> DictConfig:
         return LazyConfig.load(str(path))
     try:
         nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        if not isinstance(nodes, dict):
+            raise ValueError(f"config file '{config_file}' has no keys and values.")
         _check_targets(nodes, (*TRUSTED, f"{package}."), config_file)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error

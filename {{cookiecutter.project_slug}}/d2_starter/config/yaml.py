@@ -146,7 +146,15 @@ class YamlExperiment(Experiment):
         setattr(reduce(getattr, nodes, self.config), last, value)
 
     def save(self, path):
-        Path(path).write_text(self.config.dump(), encoding="utf-8")
+        config = self.config.clone()
+        for iterations, epochs in self.EPOCHS.items():
+            if getattr(self, epochs) not in (None, ()):  # read again, both would contradict
+                *nodes, last = self.name_of(iterations).split(".")
+                del reduce(getattr, nodes, config)[last]
+        Path(path).write_text(config.dump(), encoding="utf-8")
+
+    def flat(self):
+        return flatten(self.config)
 
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
@@ -171,6 +179,10 @@ class YamlExperiment(Experiment):
     @property
     def uses_keypoints(self):
         return self.config.MODEL.KEYPOINT_ON
+
+    @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
 
     @property
     def max_detections(self):

@@ -328,7 +328,7 @@ CHECKS = {
     ),
     "image-near-duplicate": Check(
         WARNING,
-        "images that look like one in another dataset: encoded again, or resized",
+        "images almost the same as one in another dataset: encoded again, or resized",
         "If one is for training and the other for evaluation, the metrics are too good.",
         "Look at the pairs; keep both of a pair in the same split.",
     ),

@@ -1,6 +1,7 @@
 """Mended copies of annotations, as COCO's JSON, with a record of every change."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def write_fixed(name: str, folder: Path) -> str:
     number = len(content["annotations"])
     return (
         f"{name}: {len(changes)} changes ({files[1]}), {number} annotations in {files[0]}. Its images "
-        f"are named by their full paths: uv run tools/set_dataset.py {folder}"
+        f"are named by their full paths: uv run tools/set_dataset.py {shlex.quote(str(folder))}"
     )
 
 

@@ -15,10 +15,12 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    RotatedCOCOEvaluator,
     SemSegEvaluator,
     inference_on_dataset,
 )
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ..data.loader import image_ids
@@ -31,8 +33,8 @@ SUMMARY = ("AP", "AP50", "mIoU", "PQ", "total_loss")
 COCO_DETECTIONS = 100  # an image, of which COCO's evaluation takes notice
 
 
-class SubsetCOCOEvaluator(COCOEvaluator):
-    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+class _OnSubset:
+    # detectron2's evaluators of COCO, on the given images alone.
 
     def __init__(self, *args, image_ids: list, **kwargs):
         super().__init__(*args, **kwargs)
@@ -50,6 +52,25 @@ class SubsetCOCOEvaluator(COCOEvaluator):
             names = class_names if class_names and len(class_names) > 1 else ()
             results = dict.fromkeys([*results, *(f"AP-{name}" for name in names)], 0.0)
         return results
+
+
+class SubsetCOCOEvaluator(_OnSubset, COCOEvaluator):
+    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+
+
+class SubsetRotatedCOCOEvaluator(_OnSubset, RotatedCOCOEvaluator):
+    """Evaluates rotated boxes as detectron2's RotatedCOCOEvaluator does, on the given images alone.
+
+    That counts 100 detections an image, whatever the model predicts.
+    """
+
+    def _evaluate_predictions_on_coco(self, coco_gt, coco_results):
+        images = {i: coco_gt.imgs[i] for i in self._image_ids}
+        subset = {a["id"]: a for a in coco_gt.anns.values() if a["image_id"] in images}
+        coco_gt.dataset["images"] = list(images.values())
+        coco_gt.dataset["annotations"] = list(subset.values())
+        coco_gt.createIndex()
+        return super()._evaluate_predictions_on_coco(coco_gt, coco_results)
 
 
 class SubsetLVISEvaluator(LVISEvaluator):
@@ -125,6 +146,12 @@ def build_evaluator(
         evaluator = SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids)
         return DatasetEvaluators([evaluator])
     evaluators = []
+    annotations = (a for record in dataset for a in record.get("annotations") or ())
+    if kind == "coco" and next(annotations, {}).get("bbox_mode") == BoxMode.XYWHA_ABS:
+        evaluator = SubsetRotatedCOCOEvaluator(
+            name, image_ids=ids, tasks=["bbox"], output_dir=folder, allow_cached_coco=False
+        )
+        return DatasetEvaluators([evaluator])
     if kind in ("coco", "coco_panoptic_seg"):
         limit = max(COCO_DETECTIONS, max_detections)
         evaluators.append(

@@ -346,7 +346,7 @@ def _scan_files(path, format):
     result.counts = {name: result.counts.get(name, 0) for name in classes}
     if without := [name for name, count in result.counts.items() if not count]:
         notes.append(f"{len(without)} classes have no objects in train: {listed(without)}.")
-    result.notes = list(dict.fromkeys([*notes, *problems.notes()]))
+    result.notes = list(dict.fromkeys([*result.notes, *notes, *problems.notes()]))
     return result
 
 

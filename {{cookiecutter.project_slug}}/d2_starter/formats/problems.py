@@ -36,7 +36,7 @@ CHECKS = {
     ),
     "image-name-contradicts": Check(
         WARNING,
-        "XML files that name another image than they are called after",
+        "files of annotations that name another image than they are called after",
         "The <filename> decides where it is that of an image and of one XML file alone.",
         "Look at some with their boxes (tools/visualize_data.py), and rename what is wrong.",
     ),
@@ -134,7 +134,7 @@ CHECKS = {
     ),
     "line-comment": Check(
         WARNING,
-        "label files with comments",
+        "files of labels with comments",
         "Lines that begin with # are passed over.",
         "Nothing.",
     ),

@@ -83,7 +83,8 @@ def read(split: Split):
         except Unusable as error:
             split.problems.add("annotations-invalid", str(error))
     if listed and not parsed and not missing:
-        raise Unusable(f"{split.path('annotations')!a}: none of the files is Pascal VOC's XML")
+        first = split.problems.examples["annotations-invalid"][0]
+        raise Unusable(f"none of the files is Pascal VOC's XML: {first}")
     claims = Counter(_file_name(root) for _, _, root in parsed)
     rotated = 0
     for name, path, root in parsed:

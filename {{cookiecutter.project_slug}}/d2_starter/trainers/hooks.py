@@ -29,7 +29,7 @@ class LogProgress(HookBase):
 
 
 class UpdateEMA(HookBase):
-    """Updates the moving average of the weights."""
+    """Updates the EMA of the weights."""
 
     def __init__(self, ema: EMA):
         self.ema = ema
@@ -112,7 +112,7 @@ class SavePeriodically(HookBase):
     """Saves every `period` iterations and, as `model_final.pth`, after the last one; when the
     training is interrupted, as `model_interrupted.pth`.
 
-    It comes after the hooks that have a state, which is part of the checkpoint.
+    It comes last: the state of hooks is part of the checkpoint.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, run: Run):
@@ -134,7 +134,8 @@ class SavePeriodically(HookBase):
 class Write(HookBase):
     """Calls the writers every `log_period` iterations, after evaluations and the last iteration.
 
-    It also moves the progress bar, if there is a terminal. It comes last.
+    It also moves the progress bar, if there is a terminal. It comes before the checkpoints: what an
+    iteration gave is on record when a resumed run goes on after it.
     """
 
     def __init__(self, output_dir: str, schedule: Schedule):
@@ -174,6 +175,6 @@ def build_hooks(experiment, checkpointer, ema, early_stopping, run, evaluate) ->
         Evaluate(schedule, run, evaluate),
         StopEarly(schedule, run, early_stopping),
         SaveBest(schedule, checkpointer, early_stopping),
-        SavePeriodically(checkpointer, schedule.checkpoint_period, run),
         Write(experiment.output_dir, schedule),
+        SavePeriodically(checkpointer, schedule.checkpoint_period, run),
     ]

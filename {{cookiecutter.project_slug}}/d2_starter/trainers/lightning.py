@@ -1,295 +1,256 @@
-"""Lightning's callbacks and plugins, wired to the project's config, checkpoints and log."""
+"""Lets Lightning's Trainer deliver what the other trainers do: loaders, records, checkpoints."""
 
-import logging
+import contextlib
 import os
+import signal
 import sys
 import time
+from itertools import islice
 
 import torch
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, get_event_storage
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ..config import amp_dtype
-from . import early_stopping
-from .checkpoint import (
-    BEST,
-    INTERRUPTED,
+from ..config.experiment import Experiment, amp_dtype
+from ..data.loader import SIGNALS
+from ..evaluation.early_stopping import EarlyStopping
+from ..run.checkpoint import (
+    CheckpointCleaner,
     Checkpointer,
-    Pruner,
-    best,
+    keep_hyper_parameters,
     make_last,
+    read_checkpoint,
     save_checkpoint,
 )
-from .stop_request import StopRequest
-from .writers import LogAboveBar, build_writers, for_bar, logged, progress
-
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # less is tips
+from ..run.run import Run
+from ..run.writers import build_writers, latest_scalars, log_above_bar
 
 
-def precision(cfg) -> str:
-    """Lightning's name for `SOLVER.AMP`."""
-    mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[amp_dtype(cfg)]
-    return mixed if cfg.SOLVER.AMP.ENABLED else "32-true"
+def trainer_arguments(experiment: Experiment) -> dict:
+    """Returns what an experiment's config says of the arguments of Lightning's Trainer."""
+    experiment.set_epoch_length()  # lengths in epochs are in iterations from here on
+    mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[amp_dtype(experiment.device)]
+    evaluates = experiment.eval_in_loop and experiment.test_names
+    return {
+        "accelerator": "cpu" if torch.device(experiment.device).type == "cpu" else "gpu",
+        "precision": mixed if experiment.amp else "32-true",
+        "max_epochs": -1,
+        "max_steps": experiment.max_iter,
+        "accumulate_grad_batches": experiment.accumulate,
+        "check_val_every_n_epoch": None,
+        "val_check_interval": experiment.eval_period * experiment.accumulate or sys.maxsize,
+        "limit_val_batches": 1.0 if evaluates else 0,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": experiment.log_period,
+    }
 
 
-def evaluation_is_due(trainer) -> bool:
-    """Whether Lightning evaluates after the iteration that is done. It does so when it stops."""
-    is_due = trainer.should_stop or trainer.global_step % trainer.val_check_interval == 0
-    return trainer.enable_validation and is_due
+class TrainBatches:
+    """The training loader, in epochs, which Lightning can save and resume.
 
-
-class Record(Callback):
-    """Keeps detectron2's event storage: the iteration, the time, and how far training is.
-
-    It comes before those that put something there.
+    A batch of the config is cut into its micro-batches, as `accumulate_grad_batches` expects.
     """
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.done = 0
+        self._batches = None
+
+    def __len__(self):
+        experiment = self.experiment
+        batches = round(experiment.images_per_epoch / experiment.batch_size)
+        return max(1, batches) * experiment.accumulate
+
+    def __iter__(self):
+        if self._batches is None:
+            self._batches = self._from(self.done)
+        for batch in islice(self._batches, len(self)):
+            self.done += 1
+            yield batch
+
+    def _from(self, done):
+        number = self.experiment.accumulate
+        size = self.experiment.batch_size // comm.get_world_size() // number
+        loader = self.experiment.build_train_loader(done // number)
+        micro_batches = (
+            batch[i : i + size] for batch in loader for i in range(0, size * number, size)
+        )
+        return islice(micro_batches, done % number, None)
+
+    def state_dict(self):
+        """Returns how many micro-batches were delivered."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict):
+        """Goes on after as many."""
+        self.done, self._batches = state_dict["done"], None
+
+
+class TestBatches:
+    """The loader of a test set. Each rank has its share already: Lightning must not split it."""
+
+    def __init__(self, experiment: Experiment, name: str):
+        self.loader = experiment.build_test_loader(name)
+        images, processes = len(self.loader.dataset), comm.get_world_size()
+        if images < processes:  # a rank without images would not take part
+            raise ValueError(f"test set '{name}' is small for {processes} processes: {images}")
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+class KeepRun(Callback):
+    """Keeps the run directory: log, metrics.json, TensorBoard, checkpoints, and how it ends."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: Run,
+        checkpointer: Checkpointer,
+        early_stopping: EarlyStopping,
+    ):
+        self.experiment = experiment
+        self.schedule = experiment.schedule
+        self.run = run
+        self.checkpointer = checkpointer
+        self.early_stopping = early_stopping
+        self._above = contextlib.ExitStack()
+        self._of_validation = set()  # names, which stay in Lightning's metrics
+
+    def on_fit_start(self, trainer, module):
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        self._restore = keep_hyper_parameters(trainer.optimizers[0], scheduler)
 
     def on_train_start(self, trainer, module):
-        self.storage = EventStorage(trainer.global_step).__enter__()
-        self.start = time.perf_counter()
+        for number, handler in self._handlers.items():  # Lightning's own would raise
+            signal.signal(number, handler)
+        start_iter = trainer.global_step
+        self._restore(start_iter)
+        self.writers = build_writers(self.experiment.output_dir, self.schedule, start_iter)
+        if trainer.progress_bar_callback:
+            self._above.enter_context(log_above_bar())
+        self._step_start = time.perf_counter()
 
-    def on_train_batch_start(self, trainer, *_):
-        self.storage.iter = trainer.global_step
-        self.storage.put_scalar("data_time", time.perf_counter() - self.start)
-        done = progress(self.cfg, trainer.global_step)
-        self.storage.put_scalars(**done, smoothing_hint=False)
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+            self._data_time = time.perf_counter() - self._step_start
 
-    def on_train_batch_end(self, *_):
-        self.storage.put_scalar("time", time.perf_counter() - self.start)
-        self.start = time.perf_counter()
-
-    def on_validation_end(self, *_):
-        self.start = time.perf_counter()
-
-    def on_fit_end(self, trainer, module):
-        self.storage.__exit__(None, None, None)
-
-
-class Stop(Callback):
-    """Stops after `SOLVER.MAX_ITER` iterations, or by the stop file, with an evaluation; or by a
-    signal, without.
-    """
-
-    def __init__(self, cfg, end: dict):
-        self.cfg = cfg
-        self.end = end
-
-    def on_train_start(self, trainer, module):
-        self.stop_request = StopRequest(self.cfg.OUTPUT_DIR)  # in place of Lightning's own handlers
-
-    def on_train_batch_end(self, trainer, *_):
-        done = trainer.global_step
-        if done < self.cfg.SOLVER.MAX_ITER and (request := self.stop_request.look()):
-            self.end.update(request)
-        if done == self.cfg.SOLVER.MAX_ITER or self.end["status"] != "finished":
-            trainer.should_stop = True
-        if self.end["status"] == "interrupted" and done % trainer.val_check_interval:
-            trainer.limit_val_batches = 0
-
-
-class StopEarly(EarlyStopping):
-    """Lightning's EarlyStopping, deciding as the project's other trainers do: `WARMUP_EVALS` are
-    left out, NaN is no improvement, and a resumed run has the patience of its config.
-    """
-
-    def __init__(self, cfg, rule: early_stopping.EarlyStopping, end: dict):
-        metric = rule.metric
-        super().__init__(metric.name, rule.min_delta, rule.patience, mode=metric.mode or "min")
-        self.cfg = cfg
-        self.rule = rule
-        self.end = end
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        done, run, storage = trainer.global_step, self.run, module.storage
+        storage.put_scalars(**self.schedule.progress(done - 1), lr=self._lr, smoothing_hint=False)
+        storage.put_scalars(data_time=self._data_time, time=time.perf_counter() - self._step_start)
+        self._put_logged(trainer, module.storage)
+        if done < self.schedule.max_iter:
+            run.poll()
+        is_last = trainer.should_stop = done == self.schedule.max_iter or run.is_stopping
+        if not self.schedule.is_evaluation_due(done, is_last and not run.is_interrupted):
+            if is_last:
+                trainer.limit_val_batches = 0  # Lightning would evaluate
+            self._end_step(trainer, module, writes=is_last or done % self.schedule.log_period == 0)
 
     def on_validation_end(self, trainer, module):
         if trainer.state.fn != "fit":
             return
-        self.rule.update(logged(self.cfg), trainer.global_step - 1)
-        self.wait_count = self.rule.waited
-        if self.rule.best is not None:
-            self.best_score = torch.tensor(self.rule.best)
-        if self.rule.should_stop:
+        iteration, early_stopping = trainer.global_step - 1, self.early_stopping
+        self._of_validation |= module.metrics.keys() | self._put_logged(trainer, module.storage)
+        with module.storage:
+            scalars = latest_scalars(self.schedule.log_period)
+        early_stopping.update(scalars, iteration)
+        self.checkpointer.save_best(early_stopping.metric, scalars, iteration)
+        if early_stopping.should_stop:
+            self.run.stop("converged", early_stopping.reason)
             trainer.should_stop = True
-            self.end.update(self.rule.end())
+        self._end_step(trainer, module, writes=True)
+
+    def _put_logged(self, trainer, storage):
+        # What a module of yours logs by self.log belongs to the records, too.
+        there = {
+            name for name, (_, iteration) in storage.latest().items() if iteration == storage.iter
+        }
+        logged = trainer.callback_metrics
+        names = logged.keys() - there - self._of_validation
+        storage.put_scalars(**{name: logged[name].item() for name in sorted(names)})
+        return names
+
+    def _end_step(self, trainer, module, writes):
+        with module.storage:
+            for writer in self.writers if writes else ():
+                writer.write()
+        done = trainer.global_step
+        if done % self.schedule.checkpoint_period == 0:
+            self._save(trainer, f"model_{done - 1:07d}")
+        if trainer.should_stop:
+            self._save(trainer, "model_interrupted" if self.run.is_interrupted else "model_final")
+        self._step_start = time.perf_counter()
+
+    def _save(self, trainer, name):
+        trainer.save_checkpoint(os.path.join(self.experiment.output_dir, f"{name}.pth"))
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
-        checkpoint["early_stopping"] = self.rule.state_dict()
-
-    def state_dict(self):
-        return {}
-
-
-class SaveBest(ModelCheckpoint):
-    """Lightning's ModelCheckpoint for `model_best.pth`. A resumed run too only makes it better."""
-
-    def __init__(self, cfg, checkpointer: Checkpointer, metric: early_stopping.Metric):
-        super().__init__(cfg.OUTPUT_DIR, monitor=metric.name, mode=metric.mode or "min")
-        self.cfg = cfg
-        self.checkpointer = checkpointer
-        self.metric = metric
-
-    def on_train_batch_end(self, *_):
-        pass  # only an evaluation tells how good the model is
-
-    def on_train_epoch_end(self, *_):
-        pass
-
-    def on_validation_end(self, trainer, module):
-        if trainer.state.fn == "fit":
-            self.checkpointer.save_best(self.metric, logged(self.cfg), trainer.global_step - 1)
-            if about := best(self.dirpath):
-                self.best_model_path = os.path.join(self.dirpath, BEST)
-                self.best_model_score = torch.tensor(about["value"])
-
-
-class SavePeriodically(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, every `SOLVER.CHECKPOINT_PERIOD` iterations and after the last,
-    which has a name of its own when the training is interrupted.
-
-    It saves after an evaluation, not before it: the state of early stopping is part of it.
-    """
-
-    FILE_EXTENSION = ".pth"
-
-    def __init__(self, cfg, end: dict):
-        super().__init__(
-            cfg.OUTPUT_DIR,
-            save_top_k=-1,
-            every_n_train_steps=cfg.SOLVER.CHECKPOINT_PERIOD,
-            enable_version_counter=False,
-        )
-        self.end = end
-
-    def format_checkpoint_name(self, metrics, *_, **__):
-        return os.path.join(self.dirpath, f"model_{int(metrics['step']) - 1:07d}.pth")
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if not evaluation_is_due(trainer):
-            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
-    def on_validation_end(self, trainer, module):
-        if trainer.state.fn == "fit":
-            super().on_train_batch_end(trainer, module, None, None, None)
+        checkpoint["early_stopping"] = self.early_stopping.state_dict()
 
     def on_train_end(self, trainer, module):
-        name = INTERRUPTED if self.end["status"] == "interrupted" else "model_final.pth"
-        trainer.save_checkpoint(os.path.join(self.dirpath, name))
+        for writer in self.writers:
+            writer.close()
+        self._above.close()
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, which one is the last, and deletes old ones."""
+    """Writes checkpoints atomically, says which one is the last, and deletes old ones."""
 
-    def __init__(self, prune: Pruner):
+    def __init__(self, clean: CheckpointCleaner):
         super().__init__()
-        self.prune = prune
+        self.clean = clean
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
+        """Writes a checkpoint, which `--resume` goes on from."""
         save_checkpoint(path, checkpoint)
         make_last(path, checkpoint["iteration"])
-        self.prune()
+        self.clean()
 
-
-class StorageLogger(Logger):
-    """Puts what is logged by Lightning's `self.log` into detectron2's event storage."""
-
-    name = version = None
-
-    def log_hyperparams(self, *_, **__):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        # `epoch` is Lightning's, which has one long epoch; the learning rate is that of the first
-        # group of parameters.
-        for name, value in metrics.items():
-            if name in ("lr", "lr/pg1"):
-                get_event_storage().put_scalar("lr", value, smoothing_hint=False)
-            elif name != "epoch" and not name.startswith("lr/pg"):
-                get_event_storage().put_scalar(name, value)
-
-
-class Write(Callback):
-    """Calls the project's writers every `LOG_PERIOD` iterations and after the last one.
-
-    It does so when the next iteration begins: Lightning passes on what is logged when one is over,
-    with its evaluation. It comes before `Record`.
-    """
-
-    def __init__(self, cfg):
-        self.cfg = cfg
-
-    def on_train_start(self, trainer, module):
-        self.start_iter = trainer.global_step
-        self.writers = []
-        if comm.is_main_process():
-            self.writers = build_writers(self.cfg, self.start_iter)
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step > self.start_iter and trainer.global_step % self.cfg.LOG_PERIOD == 0:
-            self._write()
-
-    def on_train_end(self, trainer, module):
-        self._write()
-        for writer in self.writers:
-            writer.close()
-
-    def _write(self):
-        for writer in self.writers:
-            writer.write()
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, if there is a terminal, with the log above it."""
-
-    def on_train_start(self, trainer, module):
-        super().on_train_start(trainer, module)
-        self._log = LogAboveBar()
-
-    def on_train_end(self, trainer, module):
-        super().on_train_end(trainer, module)
-        self._log.close()
-
-    def get_metrics(self, trainer, module):
-        return for_bar()
-
-    @staticmethod
-    def is_wanted() -> bool:
-        return sys.stderr.isatty() and comm.is_main_process()
+    def load_checkpoint(self, path, *_, **__):
+        """Reads a checkpoint, and runs nothing that is in it."""
+        return read_checkpoint(path)
 
 
 class Processes(ClusterEnvironment):
-    """The processes that `engine/run.py` has started, as for the other trainers."""
+    """The processes that `launch` has started, as for the other trainers."""
 
     creates_processes_externally = True
     main_address, main_port = "", 0  # they are connected already
 
     @staticmethod
     def detect():
+        """Returns False: it is asked for by name."""
         return False
 
     def world_size(self):
+        """Returns the number of processes."""
         return comm.get_world_size()
 
     def global_rank(self):
+        """Returns the number of this process."""
         return comm.get_rank()
 
     def local_rank(self):
+        """Returns the number of this process on its machine."""
         return comm.get_local_rank()
 
     def node_rank(self):
+        """Returns the number of this machine."""
         return comm.get_rank() // comm.get_local_size()
 
     def set_world_size(self, size):
-        pass
+        """Does nothing: it is as it is."""
 
     def set_global_rank(self, rank):
-        pass
+        """Does nothing: it is as it is."""

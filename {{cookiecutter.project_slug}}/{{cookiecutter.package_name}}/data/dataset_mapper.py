@@ -123,6 +123,8 @@ class Mapper:
 
     def _instances(self, sample):
         annotations = sample.annotations
+        if any(len(a["bbox"]) == 5 for a in annotations):
+            return utils.annotations_to_instances_rotated(annotations, sample.size)
         if not self.use_masks:
             annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
         is_polygons = all(isinstance(a.get("segmentation", []), list) for a in annotations)
