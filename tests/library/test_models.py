@@ -198,7 +198,14 @@ def test_values_are_checked(key, value, message):
 @pytest.fixture(scope="module")
 def rcnn():
     torch.manual_seed(0)
-    opts = ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.RESNETS.DEPTH", 18]
+    opts = [
+        "MODEL.FPN.OUT_CHANNELS",
+        32,
+        "MODEL.ROI_BOX_HEAD.FC_DIM",
+        32,
+        "MODEL.RESNETS.DEPTH",
+        18,
+    ]
     opts += ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.ROI_HEADS.NUM_CLASSES", 3]
     opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RESNETS.NORM", "BN"]
     cfg = small_cfg(*opts, "TEST.DETECTIONS_PER_IMAGE", 7)
@@ -211,7 +218,11 @@ def test_tta_is_detectron2s_with_the_same_keys(rcnn):
     cfg, model = rcnn
     cfg = cfg.clone()
     cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = (64, 96), 200
-    image = {"image": torch.randint(255, (3, 80, 100), dtype=torch.uint8), "height": 160, "width": 200}
+    image = {
+        "image": torch.randint(255, (3, 80, 100), dtype=torch.uint8),
+        "height": 160,
+        "width": 200,
+    }
     seen = []
 
     def predict(images):
@@ -219,7 +230,9 @@ def test_tta_is_detectron2s_with_the_same_keys(rcnn):
 
     with torch.no_grad():
         theirs = GeneralizedRCNNWithTTA(cfg, model)([image])[0]["instances"]
-        ours = TTAPredictor(build_tta(model, [64, 96], 200), predict, model)([image])[0]["instances"]
+        ours = TTAPredictor(build_tta(model, [64, 96], 200), predict, model)([image])[0][
+            "instances"
+        ]
     assert len(ours) == 7 and seen == [1]
     assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
     assert torch.equal(ours.pred_masks, theirs.pred_masks)

@@ -276,7 +276,7 @@ def check_augmentations(cfg):
     state = np.random.get_state()
     try:
         for augmentation in config_augmentations(cfg, is_train=True):
-            if not isinstance(augmentation, T.Augmentation):
+            if not isinstance(augmentation, T.Augmentation) or isinstance(augmentation, MultiImage):
                 continue  # a transform may be for images of one size
             sample = Sample(
                 np.full((480, 640, 3), 128, np.uint8), [], np.zeros((480, 640), np.uint8)

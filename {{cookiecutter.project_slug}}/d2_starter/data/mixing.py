@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from .sample import IGNORED, Sample, shift, tight_box, to_mask, transform
 
 
-class MultiImage:
+class MultiImage(T.Augmentation):
     """An augmentation that takes other images to the one it is for.
 
     Attributes:
