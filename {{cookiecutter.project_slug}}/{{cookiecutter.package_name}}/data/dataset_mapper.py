@@ -111,9 +111,7 @@ class Mapper:
         Args:
             record: the dataset dict that the sample is of.
         """
-        result = {
-            k: v for k, v in record.items() if k not in ("annotations", "sem_seg_file_name")
-        }
+        result = {k: v for k, v in record.items() if k not in ("annotations", "sem_seg_file_name")}
         result["image"] = to_tensor(sample.image)
         if sample.sem_seg is not None:
             result["sem_seg"] = torch.as_tensor(sample.sem_seg.astype("long"))
