@@ -293,7 +293,10 @@ class Experiment(ABC):
         """
         if self._follows_data:
             return
-        name, *others = dict.fromkeys((*self.train_names, *self.test_names))
+        names = (*self.train_names, *self.test_names)
+        if not names:  # a lazy config with loaders of its own
+            return
+        name, *others = dict.fromkeys(names)
         metadata = get_metadata(name)
         for other in others:
             for kind in ("thing_classes", "stuff_classes"):
@@ -394,12 +397,7 @@ class Experiment(ABC):
 
     def set_epoch_length(self):
         """Counts the images of an epoch, and turns epochs in the config into iterations."""
-        arguments = self.train_arguments()
-        sampler = arguments["sampler"]
-        self.images_per_epoch = images_per_epoch(arguments["dataset"], sampler)
-        if isinstance(sampler, RandomSubsetTrainingSampler):
-            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
-            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        self.images_per_epoch = self._count_images()
         for iterations, epochs in self.EPOCHS.items():
             value = getattr(self, epochs)
             if isinstance(value, (list, tuple)) and value:
@@ -409,6 +407,14 @@ class Experiment(ABC):
             # From here on, and in the saved config, there are iterations only.
             if value is not None:
                 setattr(self, epochs, getattr(type(self), epochs).default)
+
+    def _count_images(self):
+        arguments = self.train_arguments()
+        sampler = arguments["sampler"]
+        if isinstance(sampler, RandomSubsetTrainingSampler):
+            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
+            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        return images_per_epoch(arguments["dataset"], sampler)
 
     def _to_iterations(self, epochs):
         return round(epochs * self.images_per_epoch / self.batch_size)

@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -141,17 +141,17 @@ def build_evaluator(
     # Named here, because detectron2 guesses them from the predictions, of which there may be none.
     tasks = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
     if kind == "pascal_voc":
-        return DatasetEvaluators([PascalVOCDetectionEvaluator(name)])
+        return CheckedEvaluators([PascalVOCDetectionEvaluator(name)], name)
     if kind == "lvis":
         evaluator = SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids)
-        return DatasetEvaluators([evaluator])
+        return CheckedEvaluators([evaluator], name)
     evaluators = []
     annotations = (a for record in dataset for a in record.get("annotations") or ())
     if kind == "coco" and next(annotations, {}).get("bbox_mode") == BoxMode.XYWHA_ABS:
         evaluator = SubsetRotatedCOCOEvaluator(
             name, image_ids=ids, tasks=["bbox"], output_dir=folder, allow_cached_coco=False
         )
-        return DatasetEvaluators([evaluator])
+        return CheckedEvaluators([evaluator], name)
     if kind in ("coco", "coco_panoptic_seg"):
         limit = max(COCO_DETECTIONS, max_detections)
         evaluators.append(
@@ -169,15 +169,44 @@ def build_evaluator(
         evaluators.append(SemSegEvaluator(name, output_dir=folder))
     if kind == "coco_panoptic_seg":
         evaluators.append(PanopticEvaluator(name))
-    return DatasetEvaluators(evaluators)
+    return CheckedEvaluators(evaluators, name)
+
+
+class CheckedEvaluators(DatasetEvaluators):
+    """detectron2's evaluators, which refuse predictions of another kind, and do not print."""
+
+    def __init__(self, evaluators: list[DatasetEvaluator], name: str):
+        super().__init__(evaluators)
+        self._name = name
+
+    def process(self, inputs, outputs):
+        """Takes the predictions for a batch.
+
+        Raises:
+            ValueError: the model does not predict what the dataset is evaluated by.
+        """
+        kind = MetadataCatalog.get(self._name).evaluator_type
+        needed = EVALUATOR_TYPES[kind][0]
+        if needed not in outputs[0]:  # COCOEvaluator, for one, would find an AP of 0
+            raise ValueError(
+                f"the model predicts {', '.join(outputs[0])}, but dataset '{self._name}' is "
+                f"evaluated by {needed} (evaluator_type {kind!r}). Give the config a dataset with "
+                "what its model predicts, as the configs that came with the project have."
+            )
+        super().process(inputs, outputs)
+
+    def evaluate(self):
+        """Returns the results, without the table that pycocotools prints."""
+        with contextlib.redirect_stdout(io.StringIO()):  # COCOEvaluator logs it in shorter form
+            return super().evaluate()
 
 
 class Evaluation(DatasetEvaluator):
     """Evaluates a model on one test set: metrics, and the validation loss if it is asked for.
 
     Args:
-        loader: delivers every image once, with ground truth for the validation loss.
         evaluator: of detectron2.
+        val_loss: whether inputs have ground truth, and losses are computed.
         build_predictor: see `evaluate`.
 
     Attributes:
@@ -187,16 +216,12 @@ class Evaluation(DatasetEvaluator):
     def __init__(
         self,
         model,
-        name: str,
-        loader,
         evaluator: DatasetEvaluator,
         val_loss: bool,
         build_predictor: Callable | None = None,
     ):
-        self.loader = loader
         self._build_predictor = build_predictor or (lambda model, predict: predict)
         self._evaluator = evaluator
-        self._name = name
         self._model = model
         self._val_loss = val_loss
 
@@ -211,26 +236,12 @@ class Evaluation(DatasetEvaluator):
         return self._predict(images)
 
     def process(self, inputs, outputs):
-        """Takes the predictions for a batch.
-
-        Raises:
-            ValueError: the model does not predict what the dataset is evaluated by.
-        """
-        kind = MetadataCatalog.get(self._name).get("evaluator_type")
-        needed = EVALUATOR_TYPES.get(kind, (None,))[0]
-        if needed and needed not in outputs[0]:  # COCOEvaluator, for one, would find an AP of 0
-            raise ValueError(
-                f"the model predicts {', '.join(outputs[0])}, but dataset '{self._name}' is "
-                f"evaluated by {needed} (evaluator_type {kind!r}). Give the config a dataset with "
-                "what its model predicts, as the configs that came with the project have."
-            )
+        """Takes the predictions for a batch."""
         self._evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict:
         """Returns metrics, and the losses as `val_loss`."""
-        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.results = self._evaluator.evaluate() or {}
+        self.results = self._evaluator.evaluate() or {}
         if self._val_loss:
             self.results["val_loss"] = self._inner.losses()
         return self.results
@@ -275,7 +286,7 @@ def evaluate(
         for name in names:
             loader = build_test_loader(name)
             evaluator = build_evaluator(name, os.path.join(folder, name))
-            evaluation = Evaluation(model, name, loader, evaluator, val_loss, build_predictor)
+            evaluation = Evaluation(model, evaluator, val_loss, build_predictor)
             batches = _First(loader) if quick else loader
             inference_on_dataset(evaluation.predict, batches, evaluation)
             evaluations[name] = evaluation
@@ -312,6 +323,17 @@ def merge_results(evaluations: dict[str, Evaluation]) -> dict[str, float]:
         (results,) = results.values()
     metrics = comm.all_gather(flatten_results_dict(results))[0]
     return {name: float(value) for name, value in metrics.items()}
+
+
+def nest(metrics: dict[str, float], names: Sequence[str]) -> dict:
+    """Returns metrics as detectron2's evaluators do: {"bbox": {"AP": ...}}, or this by test set."""
+    nested = {}
+    for name, value in metrics.items():
+        node, keys = nested, name.split("/", 2 if len(names) > 1 else 1)
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = value
+    return nested
 
 
 def log_metrics(metrics: dict[str, float]) -> dict[str, float]:

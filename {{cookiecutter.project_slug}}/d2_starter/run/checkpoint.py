@@ -226,6 +226,8 @@ class Checkpointer(DetectionCheckpointer):
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         states |= self.ema.states() if self.ema else {}
         self._write(f"{name}.pth", **states, **kwargs, iteration=iteration)
+        if f"{name}.pth" == BEST:  # as by detectron2's BestCheckpointer: a resume would rewind
+            return
         make_last(os.path.join(self.save_dir, f"{name}.pth"), iteration)
         if self.clean:
             self.clean()
