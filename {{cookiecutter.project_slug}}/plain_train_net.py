@@ -92,7 +92,7 @@ def train(experiment, model, ema, run, resume):
     progress_bar = ProgressBar(start_iter, max_iter)
     writers = [*build_writers(cfg.OUTPUT_DIR, schedule, start_iter), progress_bar]
     logger.info("Training from iteration %d to %d", start_iter, max_iter)
-    with EventStorage(start_iter) as storage:
+    with EventStorage(start_iter) as storage, progress_bar:
         step_start = time.perf_counter()
         for iteration, data in zip(range(start_iter, max_iter), loader):
             storage.iter = iteration

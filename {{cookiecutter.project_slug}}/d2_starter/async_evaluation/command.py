@@ -199,10 +199,10 @@ class Idle:
             say(f"Waiting for {what}, for {(now - self._start) / 60:.0f} min so far{until}")
             self._said = what, now
         if waited and max(waited, silence(self.folder)) >= limit:
-            print(
-                f"The training shows no sign of life in {args.run}: given up after "
-                f"{args.give_up_after:g} min of waiting for {what}."
-            )
+            is_begun = (self.folder.path / "config.yaml").is_file()
+            how = "The training shows no sign of life" if is_begun else "There is no training"
+            minutes = f"{args.give_up_after:g} min"
+            print(f"{how} in {args.run}: given up after {minutes} of waiting for {what}.")
             return 1
         if args.yield_after is not None and waited >= 60 * args.yield_after:
             print(f"Nothing to evaluate in {args.run}: making room, start this again later.")

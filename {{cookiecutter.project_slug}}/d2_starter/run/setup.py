@@ -54,9 +54,7 @@ def setup(args, load_experiment: Callable[[str, list[str]], Experiment]) -> Expe
     try:
         _prepare(experiment, args, load_experiment, output, resume, said)
     except Exception as error:
-        if owns(output):  # evaluators that wait for this training see that it comes to nothing
-            RunDirectory(output).write_end("failed", f"before it began: {error!r}")
-            release(output)
+        _give_back(output, error)
         raise
     seed_all_rng(None if experiment.seed < 0 else experiment.seed + comm.get_rank())
     torch.backends.cudnn.benchmark = experiment.cudnn_benchmark and not args.eval_only
@@ -100,6 +98,16 @@ def _prepare(experiment, args, load_experiment, output, resume, said):
     experiment.warn_of_limits()
 
 
+def _give_back(output, error):
+    # Evaluators that wait for this training see that it comes to nothing. How an earlier one ended
+    # stays on record.
+    if owns(output):
+        directory = RunDirectory(output)
+        if directory.end() in (None, "failed"):
+            directory.write_end("failed", f"before it began: {error!r}")
+        release(output)
+
+
 def _on_main(prepare):
     # Has the main process do something, and all refuse together.
     problem = None
@@ -124,6 +132,9 @@ def _prepare_directory(output, resume, eval_only) -> list[str]:
         if moved:
             return [f"An earlier run was in {output}: it is in {moved} now"]
         return repair(output) if resume else []
+    except Refused as refusal:
+        _give_back(output, refusal)
+        raise
     except OSError as error:
         user = f"user {os.getuid()}" if hasattr(os, "getuid") else "this user"
         raise Refused(
@@ -140,7 +151,8 @@ def setup_logging(output: Path, rank: int = 0, file: str = "log.txt"):
         file: its name; those of other ranks end in their number.
     """
     close_log()
-    handler = logging.FileHandler(output / (f"{file}.rank{rank}" if rank else file))
+    path = output / (f"{file}.rank{rank}" if rank else file)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(
         logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
     )

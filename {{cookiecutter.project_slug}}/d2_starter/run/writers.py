@@ -100,7 +100,8 @@ class _TensorBoardWriter(TensorboardXWriter):
         self._last_steps = {}  # of each curve by epoch: two iterations may round to one
         for line in lines:
             iteration = line["iteration"]
-            scalars = {k: (v, iteration) for k, v in line.items() if k != "iteration"}
+            numbers = {k: v for k, v in line.items() if isinstance(v, (int, float))}
+            scalars = {k: (v, iteration) for k, v in numbers.items() if k != "iteration"}
             self._add_by_epoch(scalars, first)
             for name, (value, _) in scalars.items() if iteration >= first else ():
                 self._writer.add_scalar(name, value, iteration)
@@ -140,6 +141,12 @@ class ProgressBar(EventWriter):
         self._above = contextlib.ExitStack()
         if not self.bar.disable:
             self._above.enter_context(log_above_bar())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()  # also after an error: the log has its own way then
 
     def update(self):
         """Counts one more iteration."""
