@@ -92,8 +92,8 @@ def _choose_checkpoint(directory) -> Iterator[str]:
         listed = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
         if not whole:
             raise Refused(
-                f"no checkpoint in {directory.path} is whole ({listed}). Without --resume, training "
-                "starts afresh, and this directory is moved aside."
+                f"no checkpoint in {directory.path} is whole ({listed}). Without --resume, "
+                "training starts afresh, and this directory is moved aside."
             )
         last = whole[max(whole)]
         name = last.name.encode()

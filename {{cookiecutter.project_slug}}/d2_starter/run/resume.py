@@ -101,12 +101,12 @@ def check_changes(
     refused = [text for key, text in changed.items() if key in fixed or FIXED_KEYS.fullmatch(key)]
     refused += _changed_classes(experiment)
     if refused:
-        if experiment.name_of("images_per_epoch") in changed:
-            refused.append("the last means that images were added to the dataset, or removed")
+        number = experiment.name_of("images_per_epoch")
+        reason = f" {number}: images were added, or removed." if number in changed else ""
         raise Refused(
-            f"the run in {experiment.output_dir} cannot go on with {'; '.join(refused)}. Give what it had, "
-            f"or start a new run from its weights, by {experiment.name_of('weights')} and another "
-            f"{experiment.name_of('output_dir')}."
+            f"the run in {experiment.output_dir} cannot go on with {'; '.join(refused)}.{reason} "
+            "Give what it had, or start a new run from its weights, by "
+            f"{experiment.name_of('weights')} and another {experiment.name_of('output_dir')}."
         )
     if changed:
         logger.info("Changed, from the next iteration on: %s", "; ".join(changed.values()))
