@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Images per second of the project / detectron2's own plain_train_net.py, with the same config.
+"""Compares images per second of the project with detectron2's own plain_train_net.py.
 
     git clone https://github.com/facebookresearch/detectron2
     uv run python benchmarks/throughput.py --detectron2 detectron2

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Seconds per iteration of each trainer, over those of detectron2's own script of the same name.
+"""Compares seconds per iteration of each trainer with those of detectron2's own script.
 
     git clone https://github.com/facebookresearch/detectron2
     uv run python benchmarks/trainer_overhead.py --detectron2 detectron2

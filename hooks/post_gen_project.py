@@ -12,7 +12,9 @@ from pathlib import Path
 ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')  # fmt: skip
 PACKAGE = ANSWERS["package_name"]
 CONFIGS = """base smoke tiny faster_rcnn_R_50_FPN keypoint_rcnn_R_50_FPN mask_rcnn_R_50_FPN
-    panoptic_fpn_R_50 pointrend_R_50_FPN retinanet_R_50_FPN semantic_R_50_FPN""".split()
+    panoptic_fpn_R_50 pointrend_R_50_FPN retinanet_R_50_FPN semantic_R_50_FPN
+    cascade_mask_rcnn_R_50_FPN deeplab_v3plus_R_103 mask_rcnn_R_50_FPN_lsj
+    mask_rcnn_convnext_tiny_FPN""".split()
 
 
 def same(*names):
@@ -32,7 +34,10 @@ def configs(kind, suffix):
 
 
 YAML, PYTHON = configs("yaml", "yaml"), configs("lazy", "py")
-YAML |= {f"{PACKAGE}/config_yaml.py": f"{PACKAGE}/config.py"} | same("d2_starter/config/keys.py")
+YAML |= {f"{PACKAGE}/config_yaml.py": f"{PACKAGE}/config.py"} | same(
+    "d2_starter/config/keys.py", "d2_starter/config/model_keys.py"
+)
+PYTHON |= same("configs/fcos_R_50_FPN.py", "configs/mask_rcnn_vitdet_b.py")
 HOOKS = same(*(f"d2_starter/trainers/{name}.py" for name in ("__init__", "hooks", "train_loop")))
 LIGHTNING = same("d2_starter/trainers/__init__.py", "d2_starter/trainers/lightning.py")
 
@@ -40,7 +45,7 @@ LIGHTNING = same("d2_starter/trainers/__init__.py", "d2_starter/trainers/lightni
 VARIANTS = {
     "trainer": {
         "plain": same("plain_train_net.py") | YAML,
-        "train_net": same("train_net.py") | HOOKS | YAML,
+        "train_net": same("train_net.py", "d2_starter/trainers/default_trainer.py") | HOOKS | YAML,
         "lazyconfig": same("lazyconfig_train_net.py") | HOOKS | PYTHON,
         "lightning": same("lightning_train_net.py") | LIGHTNING | YAML,
     },
@@ -81,6 +86,10 @@ def choose(variants, chosen):
 for question, variants in VARIANTS.items():
     answer = ANSWERS[question]
     choose(variants, variants.get(answer, variants.get("other")))
+manifest = Path("d2_starter/MANIFEST.json")  # of the files that are left
+hashes = json.loads(manifest.read_text(encoding="utf-8"))
+hashes = {name: hash for name, hash in hashes.items() if Path("d2_starter", name).exists()}
+manifest.write_text(f"{json.dumps(hashes, indent=1)}\n", encoding="utf-8", newline="\n")
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path("d2_starter").resolve()))

@@ -13,6 +13,7 @@ from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 from projects import FEWER_SHAPES, ForkServer, Project
 
+sys.dont_write_bytecode = True  # in the template, whose library tests import
 TEMPLATE = Path(__file__).parents[1]
 ANSWERS = {
     "project_name": "My Detector",

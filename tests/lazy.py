@@ -6,6 +6,7 @@ KEYS = {
     "EARLY_STOPPING.METRIC": ["train.early_stopping.metric"],
     "EARLY_STOPPING.MIN_DELTA": ["train.early_stopping.min_delta"],
     "EARLY_STOPPING.PATIENCE": ["train.early_stopping.patience"],
+    "DATALOADER.RANDOM_SUBSET_SEED": ["dataloader.train.random_subset_seed"],
     "INPUT.FAST_RESIZE": ["dataloader.train.mapper.fast_resize"],
     "INPUT.MIN_SIZE_TEST": ["dataloader.test.mapper.augmentations.0.short_edge_length"],
     "INPUT.MIN_SIZE_TRAIN": ["dataloader.train.mapper.augmentations.0.short_edge_length"],

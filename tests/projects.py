@@ -27,7 +27,7 @@ STOP += ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
 
 FEWER_SHAPES = """
 from detectron2.data import DatasetCatalog
-from my_detector.data import shapes
+from d2_starter.data import shapes
 shapes.SPLITS = {"train": 24, "val": 8}
 shapes.register_shapes()
 DatasetCatalog.get("shapes_train")
@@ -127,6 +127,14 @@ class Project:
             return self.run(*command, status=status)
         process = self.server.start(self, command)
         assert process.wait() == status, process.output()[-8000:]
+        return process.output()
+
+    def execute(self, code: str, *arguments) -> str:
+        """Runs Python code in the project's environment, and returns what it prints."""
+        file = Path(self.server.folder.name, "code.py")
+        file.write_text(code, encoding="utf-8")
+        process = self.server.start(self, [str(file), *map(str, arguments)])
+        assert process.wait() == 0, process.output()[-8000:]
         return process.output()
 
     def command(self, *arguments) -> list[str]:

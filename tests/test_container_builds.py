@@ -134,13 +134,13 @@ def test_image_has_the_versions_of_the_lock_file(containers):
 
 def test_image_has_code_alone(containers):
     found = set(run(IMAGE, "sh", "-c", "ls -A /app /tmp").split())
-    assert {"my_detector", "configs", "tools", "plain_train_net.py"} <= found
+    assert {"my_detector", "d2_starter", "configs", "tools", "plain_train_net.py"} <= found
     assert not found & {"output", "datasets", "cells", ".git", ".venv", "tests", ".cache"}
 
 
 def test_a_changed_line_makes_a_small_layer(containers):
     before = image_id(IMAGE)
-    containers.change("my_detector/config.py", "import re", "import re  # changed")
+    containers.change("my_detector/config.py", "import CfgNode", "import CfgNode  # changed")
     containers.make("image")
     assert image_id(IMAGE) != before
     assert "# changed" in run(IMAGE, "cat", "my_detector/config.py")
@@ -187,7 +187,7 @@ def test_sigterm_leaves_a_checkpoint_to_resume(containers, output):
 
 
 def test_mounted_code_needs_no_build(containers):
-    containers.change("my_detector/engine/run.py", "Done.", "Mounted.")
+    containers.change("d2_starter/run/finish.py", "Done.", "Mounted.")
     run = [*SHORT, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", "output/mounted"]
     assert "Mounted." in containers.make("train", f"OPTIONS={shlex.join(run)}")
     log = containers.project / "output/mounted/metrics.json"

@@ -38,7 +38,7 @@ from d2_starter import (
 )
 from detectron2.checkpoint import PeriodicCheckpointer
 from detectron2.engine import create_ddp_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
@@ -55,7 +55,7 @@ def train(experiment, model, ema, run, resume):
     """
     cfg, schedule = experiment.config, experiment.schedule
     model.train()
-    optimizer = build_optimizer(cfg, model)
+    optimizer = experiment.build_optimizer(model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     precision = MixedPrecision(cfg.MODEL.DEVICE, enabled=cfg.SOLVER.AMP.ENABLED)
     scaler = precision.scaler  # of gradients in float16; otherwise it does nothing
@@ -108,7 +108,7 @@ def train(experiment, model, ema, run, resume):
                         loss_dict = model(micro_batch)
                         loss = sum(loss_dict.values()) / cfg.SOLVER.ACCUMULATE
                 except FloatingPointError as error:  # detectron2's heads raise it
-                    raise diverged(iteration, error) from error
+                    raise diverged(iteration, error) from None
                 for name, value in comm.reduce_dict(loss_dict).items():
                     losses[name] = losses.get(name, 0) + value.item() / cfg.SOLVER.ACCUMULATE
                 if not torch.isfinite(loss):

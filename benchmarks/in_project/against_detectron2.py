@@ -1,4 +1,4 @@
-"""Loading and evaluation of a config, by the project's functions and by detectron2's own, by turns.
+"""Measures loading and evaluation by the project's functions and by detectron2's own, by turns.
 
 Runs inside of a project: against_detectron2.py PART CONFIG_FILE ROUNDS ITERATIONS KEY VALUE ...
 The last line that it prints is JSON: images per second, [[ours, detectron2's], ...].
@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import islice
 
 import torch
 from detectron2.data import (
@@ -19,60 +20,63 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-from detectron2.utils.env import seed_all_rng
 
-from my_detector.config import epochs_to_iterations
-from my_detector.data.loader import training_images
-from my_detector.engine.benchmark import Evaluating, Loading, Part, alternate, load_model
-from my_detector.engine.validation_pass import untouched
-from my_detector.experiment import get_config
+from d2_starter.benchmark.measure import PARTS, alternate, load_model
+from d2_starter.evaluation.validation_loss import preserved_state
+from my_detector.experiment import load_experiment
 
 
-class TheirLoading(Loading):
-    def __init__(self, cfg):
-        Part.__init__(self, cfg)
-        seed_all_rng(max(cfg.SEED, 0))
-        self.batches = iter(build_detection_train_loader(cfg))
+def loading(experiment):
+    """Returns turns of detectron2's training loader."""
+    cfg = experiment.config
+    workers = cfg.DATALOADER.NUM_WORKERS
+    batches = iter(build_detection_train_loader(cfg))
+
+    def turn(iterations):
+        for _ in islice(batches, 2 * workers):  # loaded while nobody waited
+            pass
+        start = time.perf_counter()
+        images = sum(len(batch) for batch in islice(batches, max(iterations, workers)))
+        return images, time.perf_counter() - start
+
+    return turn
 
 
-class TheirEvaluation(Part):
-    """As `do_test` of detectron2's plain_train_net.py has it; always one image at a time."""
+def evaluation(experiment, model):
+    """Returns turns of `do_test` of detectron2's plain_train_net.py; one image at a time."""
+    cfg = experiment.config
+    name = cfg.DATASETS.TEST[0]
+    dataset = get_detection_dataset_dicts(name, filter_empty=False)
 
-    def __init__(self, cfg, model):
-        super().__init__(cfg)
-        self.model = model
-
-    def turn(self, iterations):
-        name = self.cfg.DATASETS.TEST[0]
-        images = get_detection_dataset_dicts(name, filter_empty=False)
-        images = images[: iterations * self.cfg.SOLVER.IMS_PER_BATCH]
-        loader = build_detection_test_loader(
-            images,
-            mapper=DatasetMapper(self.cfg, False),
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-        )
-        with tempfile.TemporaryDirectory() as folder, untouched(self.model):
+    def turn(iterations):
+        images = dataset[: iterations * cfg.SOLVER.IMS_PER_BATCH]
+        mapper = DatasetMapper(cfg, False)
+        workers = cfg.DATALOADER.NUM_WORKERS
+        with tempfile.TemporaryDirectory() as folder, preserved_state(model):
             evaluator = COCOEvaluator(name, tasks=("bbox", "segm"), output_dir=folder)
             evaluate = evaluator.evaluate
             evaluator.evaluate = lambda: evaluate([image["image_id"] for image in images])
+            loader = build_detection_test_loader(images, mapper=mapper, num_workers=workers)
             start = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
-                inference_on_dataset(self.model, loader, evaluator)
-            return len(images) / (time.perf_counter() - start)
+                inference_on_dataset(model, loader, evaluator)
+            return len(images), time.perf_counter() - start
+
+    return turn
 
 
 def main():
     part, config, rounds, iterations, *overrides = sys.argv[1:]
-    cfg = get_config(config, overrides)
-    epochs_to_iterations(cfg, training_images(cfg)[0])
+    experiment = load_experiment(config, overrides)
+    experiment.set_epoch_length()
     if part == "loading":
-        parts = [Loading(cfg), TheirLoading(cfg)]
+        turns = [PARTS[part](experiment), loading(experiment)]
     else:
-        cfg.TEST.VAL_LOSS = False
-        model = load_model(cfg)
-        parts = [Evaluating(cfg, model), TheirEvaluation(cfg, model)]
-    rates = alternate(parts, int(rounds), int(iterations)).tolist()
-    device = "cpu" if cfg.MODEL.DEVICE == "cpu" else torch.cuda.get_device_name()
+        experiment.val_loss = False
+        model = load_model(experiment)
+        turns = [PARTS[part](experiment, model), evaluation(experiment, model)]
+    rates = alternate(turns, int(rounds), int(iterations)).tolist()
+    device = "cpu" if experiment.device == "cpu" else torch.cuda.get_device_name()
     print(json.dumps({"device": device, "rates": rates}))
 
 

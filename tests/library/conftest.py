@@ -1,20 +1,74 @@
+"""A project as small as it can be, in place of a rendered one: its configs are beside this file."""
+
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+sys.dont_write_bytecode = True  # nothing is left in the template
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+PROJECT = Path(__file__).parents[2] / "{{cookiecutter.project_slug}}"
+os.environ["PYTHONPATH"] = str(PROJECT)
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+# The template's own mapper and modelling have no template in their code.
+package = sys.modules["my_detector"] = ModuleType("my_detector")
+package.__path__ = [str(PROJECT / "{{cookiecutter.package_name}}")]
+
+from detectron2.data import DatasetCatalog  # noqa: E402
+
+from d2_starter.data import shapes  # noqa: E402
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def load_yaml(config_file=CONFIGS / "smoke.yaml", overrides=()):
+    """Reads an experiment as a project with YAML configs does."""
+    from d2_starter.config.yaml import YamlExperiment
+
+    import_module("my_detector.modelling")
+    mapper = import_module("my_detector.data.dataset_mapper").Mapper
+    add_config = import_module("my_detector.config_yaml").add_project_config
+    words = list(map(str, overrides))
+    return YamlExperiment(str(config_file), words, add_config=add_config, mapper=mapper)
+
+
+def load_lazy(config_file=CONFIGS / "smoke.py", overrides=()):
+    """Reads an experiment as a project with Python configs does."""
+    from d2_starter.config.lazy import LazyExperiment
+
+    return LazyExperiment(str(config_file), list(overrides), package="my_detector")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def few_shapes(tmp_path_factory):
-    """The generated shapes, few of them, in a folder of the tests' own; and a cache there."""
-    from d2_starter.data import shapes
-
+    """The folder of the generated dataset, with few images; caches are beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("data")
+        folder = tmp_path_factory.mktemp("datasets")
         patch.setenv("DETECTRON2_DATASETS", str(folder))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(shapes, "SPLITS", {"train": 24, "val": 8})
         shapes.register_shapes()
+        DatasetCatalog.get("shapes_val")  # makes the files of all splits
         yield shapes.make_shapes()
+
+
+@pytest.fixture
+def load():
+    """`load("KEY", value, ...)` reads the small Mask R-CNN's YAML config, for a CPU."""
+
+    def load(*overrides):
+        keys = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *overrides]
+        experiment = load_yaml(overrides=keys)
+        experiment.follow_data()
+        return experiment
+
+    return load
+
+
+@pytest.fixture
+def experiment(load, tmp_path):
+    """That experiment, with a run directory of its own."""
+    return load("OUTPUT_DIR", tmp_path / "run")

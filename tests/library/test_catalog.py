@@ -1,4 +1,4 @@
-"""Loading of datasets: the cache and clean boxes."""
+"""The catalog: registration, the cache, held-out images, clean boxes."""
 
 import copy
 import logging
@@ -121,6 +121,36 @@ def test_data_sets_of_detectron2_get_clean_boxes(tmp_path, monkeypatch):
     assert MetadataCatalog.get("adopted").thing_classes == ["a"]
     with pytest.raises(KeyError, match=r"'adopte' is not registered. Nearest names: adopted"):
         catalog.adopt("adopte")
+
+
+def test_registration_reads_nothing_and_can_be_repeated():
+    calls = []
+    for _ in range(2):
+        catalog.register("lazy", lambda: calls.append(1) or [], thing_classes=["a"])
+    assert not calls
+    assert DatasetCatalog.get("lazy") == []
+    assert calls == [1]
+    assert catalog.get_metadata("lazy").thing_classes == ["a"]
+    assert len(catalog.get_metadata("lazy").thing_colors) == 1
+
+
+def test_boxes_outside_of_the_image_are_clipped_or_dropped_with_a_warning(caplog):
+    boxes = [[10, 10, 50, 50], [80, 20, 130, 60], [30, 30, 31, 40], [200, 0, 300, 50]]
+    record = {"file_name": "a.jpg", "height": 100, "width": 100}
+    record["annotations"] = [BOX | {"bbox": box} for box in boxes]
+    catalog.register("defects", lambda: [record], thing_classes=["a"])
+    with caplog.at_level(logging.WARNING):
+        (cleaned,) = DatasetCatalog.get("defects")
+    assert [a["bbox"] for a in cleaned["annotations"]] == [boxes[0], [80, 20, 100, 60]]
+    assert "defects: 1 boxes clipped" in caplog.text
+    assert "defects: 2 boxes dropped as empty: a.jpg [30.0, 30.0, 31.0, 40.0]" in caplog.text
+
+
+def test_rotated_boxes_are_left_alone():
+    rotated = {"bbox": [90, 50, 40, 20, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
+    record = {"file_name": "a.jpg", "height": 100, "width": 100, "annotations": [dict(rotated)]}
+    catalog.register("rotated", lambda: [record], thing_classes=["a"])
+    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated]
 
 
 def test_a_cache_of_somebody_else_runs_no_code(files, tmp_path):

@@ -1,7 +1,7 @@
 """What the experiments beside this file have in common; each of them changes a few lines of it.
 
-The nodes are those of detectron2's own lazy configs. All keys of `train` and `dataloader`, and what
-they are called elsewhere, are in experiment.py, and explained in config.py.
+The nodes are those of detectron2's own lazy configs. docs/training.md and docs/evaluation.md explain
+the keys that are added to `train` and `dataloader`.
 """
 
 import detectron2.data.transforms as T
@@ -20,12 +20,12 @@ train = model_zoo.get_config("common/train.py").train
 train.update(
     seed=42,
     cudnn_benchmark=False,
-    # In epochs; each, if it is not None, takes the place of its neighbour in iterations: max_iter,
+    # In epochs. Each, if it is not None, wins over its neighbour in iterations: max_iter,
     # checkpointer.period and eval_period.
     max_epochs=36,
     eval_period_epochs=1,
     eval_in_loop=True,
-    images_per_epoch=0.0,  # found out from the data
+    images_per_epoch=0.0,  # set by the library, from the data
     accumulate=1,
     reference_batch_size=0,
     ema_decay=0.0,
@@ -74,7 +74,7 @@ dataloader = dict(
         random_subset_ratio=1.0,
         random_subset_seed=-1,
     ),
-    # The data sets' metadata say how they are evaluated, see engine/evaluation.py.
+    # The metadata of the datasets say which evaluators run: d2_starter/evaluation/evaluate.py.
     test=dict(
         dataset=dict(names=_data.names("val")),
         mapper=L(Mapper)(
@@ -91,5 +91,15 @@ dataloader = dict(
         num_workers="${dataloader.train.num_workers}",
         random_subset_ratio=1.0,
         random_subset_seed=0,
+        # Large images in tiles, and test-time augmentation: docs/augmentation.md explains both.
+        tiles=dict(
+            enabled=False,
+            size=[1024, 1024],
+            overlap=128,
+            whole_image=True,
+            nms_by="box",
+            nms_thresh=0.5,
+        ),
+        aug=dict(enabled=False, min_sizes=[400, 600, 800, 1000], max_size=4000, flip=True),
     ),
 )

@@ -7,7 +7,7 @@ from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from .base import dataloader, lr_multiplier, optimizer, train
 
 model = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py").model
-model.roi_heads.num_classes = 80  # which says nothing: it follows from the data set
+model.roi_heads.num_classes = 80  # which says nothing: it follows from the dataset
 dataloader.train.dataset.min_keypoints = 1
 dataloader.train.mapper.update(
     use_masks=False,

@@ -7,13 +7,14 @@ from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 @pytest.fixture(scope="session", autouse=True)
 def small_shapes(tmp_path_factory):
-    """A small copy of the generated data set, away from the one you train on."""
+    """A small copy of the generated dataset, away from the one you train on: its parent folder."""
+    folder = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(tmp_path_factory.mktemp("datasets")))
+        patch.setattr(shapes, "shapes_root", lambda: folder / "shapes")
         patch.setattr(shapes, "SPLITS", {"train": 24, "val": 8})
         shapes.register_shapes()
         DatasetCatalog.get("shapes_val")  # makes the files of all splits
-        yield
+        yield folder
 
 
 @pytest.fixture
@@ -21,5 +22,4 @@ def experiment():
     """The experiment of the smoke run, on a CPU."""
     experiment = load_experiment("configs/smoke.{{ cookiecutter.__suffix }}")
     experiment.device = "cpu"
-    experiment.follow_data()
     return experiment

@@ -1,21 +1,28 @@
 """The commands of the README, for a few iterations."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from overrides import short_run
 
 
-def run(script, *arguments):
-    command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run(small_shapes):
+    def run(script, *arguments):
+        command = [sys.executable, script, *map(str, arguments)]
+        environ = os.environ | {"DETECTRON2_DATASETS": str(small_shapes)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_train_resume_evaluate_predict(tmp_path):
+def test_train_resume_evaluate(run, tmp_path):
     (script,) = Path().glob("*train_net.py")
     output = tmp_path / "run"
     options = ["--config-file", "configs/smoke.{{ cookiecutter.__suffix }}"]
@@ -32,10 +39,5 @@ def test_train_resume_evaluate_predict(tmp_path):
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5]
 
-    for again in (["--resume"], ["--eval-only", "--resume"]):  # a finished run is evaluated
-        printed = run(script, *options, *again, *short_run(output, max_iter=6))
-        assert f"val_loss/total_loss  {lines[-1]['val_loss/total_loss']:.4f}" in printed
-
-    image = next((output / "predictions").glob("*.jpg"))
-    run("tools/predict.py", output, image, "--output", tmp_path / "found")
-    assert (tmp_path / "found" / image.name).is_file()
+    printed = run(script, *options, "--eval-only", "--resume", *short_run(output, max_iter=6))
+    assert f"val_loss/total_loss  {lines[-1]['val_loss/total_loss']:.4f}" in printed

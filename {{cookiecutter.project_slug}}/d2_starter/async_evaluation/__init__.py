@@ -1,0 +1,1 @@
+"""Evaluates checkpoints asynchronously: beside a training, in other processes or machines."""

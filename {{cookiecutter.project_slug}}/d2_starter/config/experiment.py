@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +26,10 @@ from ..data.loader import (
     images_per_epoch,
     take_subset,
 )
+from ..data.tiles import TileMapper
 from ..evaluation.evaluate import build_evaluator, evaluate
+from ..evaluation.tiles import TilePredictor
+from ..evaluation.tta import TTAPredictor, build_tta
 from ..files.atomic import write_json
 from ..layers.roi_align import use_fast_roi_align
 
@@ -146,6 +150,10 @@ class Experiment(ABC):
         """Writes the config as YAML, so that it can be read again."""
 
     @abstractmethod
+    def flat(self) -> dict[str, object]:
+        """Returns the values of all keys by their names, written with dots."""
+
+    @abstractmethod
     def set_classes(self, things: int, stuff: int, keypoints: int):
         """Sets the sizes of the model's heads; 0 is a kind that the dataset does not have."""
 
@@ -161,6 +169,11 @@ class Experiment(ABC):
 
     @property
     @abstractmethod
+    def uses_rotated_boxes(self) -> bool:
+        """Whether the model learns and predicts rotated boxes."""
+
+    @property
+    @abstractmethod
     def max_detections(self) -> int:
         """The most instances that the model predicts in an image."""
 
@@ -168,6 +181,16 @@ class Experiment(ABC):
     @abstractmethod
     def keypoint_sigmas(self) -> Iterable[float]:
         """Standard deviations of COCO's object keypoint similarity."""
+
+    @property
+    @abstractmethod
+    def tiles(self) -> dict:
+        """The keys of TEST.TILES, in lower case."""
+
+    @property
+    @abstractmethod
+    def test_augmentation(self) -> dict:
+        """The keys of TEST.AUG, in lower case."""
 
     @abstractmethod
     def _build_model(self) -> nn.Module: ...
@@ -270,7 +293,10 @@ class Experiment(ABC):
         """
         if self._follows_data:
             return
-        name, *others = dict.fromkeys((*self.train_names, *self.test_names))
+        names = (*self.train_names, *self.test_names)
+        if not names:  # a lazy config with loaders of its own
+            return
+        name, *others = dict.fromkeys(names)
         metadata = get_metadata(name)
         for other in others:
             for kind in ("thing_classes", "stuff_classes"):
@@ -298,7 +324,31 @@ class Experiment(ABC):
             ground_truth: whether the input has it; None: in training only.
         """
         self.follow_data()
-        return self._build_mapper(is_train, ground_truth)
+        mapper = self._build_mapper(is_train, ground_truth)
+        tiles = self.tiles
+        if is_train or not tiles["enabled"]:
+            return mapper
+        return TileMapper(mapper, tiles["size"], tiles["overlap"], tiles["whole_image"])
+
+    def build_predictor(self, model: nn.Module, predict: Callable | None = None) -> Callable:
+        """Builds what predicts inputs of `build_mapper(False)`: the model, TEST.AUG, TEST.TILES.
+
+        Args:
+            predict: what is called instead of the model, such as what computes losses too.
+        """
+        predict = predict or model
+        augmentation, tiles = self.test_augmentation, self.tiles
+        if augmentation.pop("enabled"):
+            predict = TTAPredictor(build_tta(model, **augmentation), predict, model)
+        if not tiles["enabled"]:
+            return predict
+        return TilePredictor(
+            predict,
+            tiles["nms_thresh"],
+            tiles["nms_by"],
+            self.max_detections,
+            self.test_batch_size,
+        )
 
     def train_arguments(self) -> dict:
         """Returns the arguments of the training loader, with the dataset and its sampler.
@@ -313,12 +363,14 @@ class Experiment(ABC):
         try:
             arguments = self._read_train_arguments()
         except AssertionError as error:  # detectron2's, when none is left
+            if not re.search("is empty|No valid data", str(error)):
+                raise
             raise ValueError(
                 f"there is no image to train on in {names}: {error} Images without annotations, "
                 "or with crowds alone, are left out. tools/check_dataset.py says what is in it."
-            ) from error
+            ) from None
         dataset, ratio = arguments["dataset"], self.train_subset_ratio
-        check_annotations(dataset, self.train_names, self.uses_masks, self.uses_keypoints)
+        self._check_annotations(dataset, self.train_names)
         if ratio < 1:
             if len(dataset) * ratio < 1:
                 self._refuse("train_subset_ratio", f"Of {len(dataset)} images that is no image.")
@@ -329,8 +381,15 @@ class Experiment(ABC):
                 seed_shuffle=self.seed,
                 seed_subset=self.train_subset_seed,
             )
+        if hasattr(augment := getattr(arguments["mapper"], "augment", None), "set_images"):
+            indices = getattr(arguments["sampler"], "_indexes_subset", range(len(dataset)))
+            augment.set_images([dataset[int(i)] for i in indices])
         self._train_arguments = arguments
         return arguments
+
+    def _check_annotations(self, dataset, names):
+        learns = self.uses_masks, self.uses_keypoints, self.uses_rotated_boxes
+        check_annotations(dataset, names, *learns)
 
     def build_train_loader(self, start_iter: int = 0):
         """Builds the endless loader of batches, from iteration `start_iter` on."""
@@ -338,12 +397,7 @@ class Experiment(ABC):
 
     def set_epoch_length(self):
         """Counts the images of an epoch, and turns epochs in the config into iterations."""
-        arguments = self.train_arguments()
-        sampler = arguments["sampler"]
-        self.images_per_epoch = images_per_epoch(arguments["dataset"], sampler)
-        if isinstance(sampler, RandomSubsetTrainingSampler):
-            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
-            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        self.images_per_epoch = self._count_images()
         for iterations, epochs in self.EPOCHS.items():
             value = getattr(self, epochs)
             if isinstance(value, (list, tuple)) and value:
@@ -353,6 +407,14 @@ class Experiment(ABC):
             # From here on, and in the saved config, there are iterations only.
             if value is not None:
                 setattr(self, epochs, getattr(type(self), epochs).default)
+
+    def _count_images(self):
+        arguments = self.train_arguments()
+        sampler = arguments["sampler"]
+        if isinstance(sampler, RandomSubsetTrainingSampler):
+            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
+            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        return images_per_epoch(arguments["dataset"], sampler)
 
     def _to_iterations(self, epochs):
         return round(epochs * self.images_per_epoch / self.batch_size)
@@ -404,7 +466,7 @@ class Experiment(ABC):
                     "test_subset_ratio", f"'{name}' is evaluated by Pascal VOC's, on all images."
                 )
             self._record_subset(name, image_ids(dataset))
-        check_annotations(dataset, [name], self.uses_masks, self.uses_keypoints)
+        self._check_annotations(dataset, [name])
         return build_evaluator(
             name,
             dataset,
@@ -429,13 +491,19 @@ class Experiment(ABC):
             self.build_evaluator,
             folder or os.path.join(self.output_dir, "inference"),
             val_loss=self.val_loss,
+            build_predictor=self.build_predictor,
             quick=quick,
         )
 
     def warn_of_limits(self):
-        """Logs what of the test sets no evaluation can count: objects above the limit."""
+        """Logs what no evaluation can count, or leaves out: docs/limits.md of the template has all.
+
+        These are objects above the limit of detections, classes without objects, images outside of
+        a subset.
+        """
         for name in self.test_names:
-            counts = Counter(len(r.get("annotations", ())) for r in self.test_dataset(name))
+            dataset = self.test_dataset(name)
+            counts = Counter(len(record.get("annotations", ())) for record in dataset)
             above = sum(n for objects, n in counts.items() if objects > self.max_detections)
             if above:
                 logger.warning(
@@ -445,6 +513,26 @@ class Experiment(ABC):
                     name,
                     max(counts),
                     self.max_detections,
+                )
+            if self.test_subset_ratio < 1:
+                logger.warning(
+                    "Evaluations on %s are of %d images only, see %s",
+                    name,
+                    len(dataset),
+                    self.name_of("test_subset_ratio"),
+                )
+            annotations = (a for record in dataset for a in record.get("annotations", ()))
+            found = {a["category_id"] for a in annotations if not a.get("iscrowd")}
+            classes = get_metadata(name).get("thing_classes") or ()
+            missing = [c for i, c in enumerate(classes) if i not in found] if found else ()
+            if missing:
+                logger.warning(
+                    "%d of %d classes have no object in %s: they have no AP, and the AP is the mean "
+                    "of the others: %s",
+                    len(missing),
+                    len(classes),
+                    name,
+                    ", ".join(missing[:10]) + ", ..." * (len(missing) > 10),
                 )
 
     def _record_subset(self, name, ids):

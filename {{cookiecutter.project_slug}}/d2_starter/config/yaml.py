@@ -1,19 +1,27 @@
 """Reads experiments from YAML configs, with detectron2's keys and the library's."""
 
+import copy
 import difflib
+import weakref
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 
+from ..layers.timm_fpn import set_timm_pixels
 from .experiment import Experiment, Key
 from .keys import add_starter_config
+from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
+from .optimizer import build_optimizer
+
+_BY_CONFIG = weakref.WeakValueDictionary()  # id of a config: its experiment
 
 
 class YamlExperiment(Experiment):
@@ -115,7 +123,39 @@ class YamlExperiment(Experiment):
         if ratio < 1 and sampler not in ("TrainingSampler", "RandomSubsetTrainingSampler"):
             self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
         self.check()
+        check_model_values(self.config)
+        set_timm_pixels(self.config, self._defaults)
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
+        self._remember()
+
+    def _remember(self):
+        self._read_data = _data_keys(self.config)
+        _BY_CONFIG[id(self.config)] = self
+
+    @classmethod
+    def of(cls, config: CfgNode, mapper: Callable | None = None) -> "YamlExperiment":
+        """Returns the experiment that has this config, or makes one.
+
+        Args:
+            config: made by the user; in a copy, keys of the library that it lacks get defaults.
+            mapper: as above; None: detectron2's DatasetMapper, without validation loss.
+        """
+        found = _BY_CONFIG.get(id(config))
+        if found and found.config is config:
+            keys = _data_keys(config)
+            if found._read_data != keys:  # the user changed them since
+                found._train_arguments, found._read_data = None, keys
+            return found
+        experiment = cls.__new__(cls)
+        Experiment.__init__(experiment)
+        experiment._mapper = mapper or _detectron2_mapper
+        experiment._defaults = default_config(lambda cfg: None)
+        experiment.config = _add_missing(config.clone(), experiment._defaults)
+        if experiment.device == "cuda" and not torch.cuda.is_available():
+            experiment.device = "cpu"
+        experiment.check()
+        experiment._remember()
+        return experiment
 
     def _settle_unit(self, given, config_file, iterations, epochs):
         # In a file, with all that it builds on, a length is in iterations or in epochs.
@@ -141,7 +181,15 @@ class YamlExperiment(Experiment):
         setattr(reduce(getattr, nodes, self.config), last, value)
 
     def save(self, path):
-        Path(path).write_text(self.config.dump(), encoding="utf-8")
+        config = self.config.clone()
+        for iterations, epochs in self.EPOCHS.items():
+            if getattr(self, epochs) not in (None, ()):  # read again, both would contradict
+                *nodes, last = self.name_of(iterations).split(".")
+                del reduce(getattr, nodes, config)[last]
+        Path(path).write_text(config.dump(), encoding="utf-8")
+
+    def flat(self):
+        return flatten(self.config)
 
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
@@ -168,12 +216,24 @@ class YamlExperiment(Experiment):
         return self.config.MODEL.KEYPOINT_ON
 
     @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
+
+    @property
     def max_detections(self):
         return self.config.TEST.DETECTIONS_PER_IMAGE
 
     @property
     def keypoint_sigmas(self):
         return self.config.TEST.KEYPOINT_OKS_SIGMAS
+
+    @property
+    def tiles(self):
+        return {name.lower(): value for name, value in self.config.TEST.TILES.items()}
+
+    @property
+    def test_augmentation(self):
+        return {name.lower(): value for name, value in self.config.TEST.AUG.items()}
 
     def _build_model(self):
         return build_model(self.config)
@@ -196,11 +256,33 @@ class YamlExperiment(Experiment):
         return [self.name_of(attribute), str(value)]
 
 
+def _data_keys(cfg):
+    # What of a config decides what the training loader delivers, but for a seed that setup draws.
+    loader = {key: value for key, value in cfg.DATALOADER.items() if key != "RANDOM_SUBSET_SEED"}
+    return str((cfg.DATASETS, loader, cfg.INPUT, cfg.SOLVER.IMS_PER_BATCH))
+
+
+def _detectron2_mapper(cfg, is_train, ground_truth=None):
+    return DatasetMapper(cfg, is_train=is_train)
+
+
+def _add_missing(config, defaults):
+    config.defrost()
+    for key, value in defaults.items():
+        if isinstance(value, CfgNode) and key in config:
+            _add_missing(config[key], value)
+        elif key not in config:
+            config[key] = copy.deepcopy(value)
+    return config
+
+
 def default_config(add_config: Callable[[CfgNode], None]) -> CfgNode:
     """Returns all keys with their defaults: detectron2's, PointRend's, the library's, yours."""
     cfg = get_cfg()
     add_pointrend_config(cfg)
     add_starter_config(cfg)
+    add_model_keys(cfg)
+    add_augmentation_keys(cfg)
     add_config(cfg)
     return cfg
 

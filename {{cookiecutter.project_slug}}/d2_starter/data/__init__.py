@@ -1,0 +1,1 @@
+"""Registers datasets, reads images, and builds loaders."""

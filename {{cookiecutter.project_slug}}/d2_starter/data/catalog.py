@@ -29,18 +29,19 @@ CACHED_FROM = 1.0  # seconds
 logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a dataset: its function, its files, whether its records are complete
+_recorded = {}  # name of a dataset: the metadata that a run has recorded
 # name of a dataset: the problems that its format's reader has found in its files
 readable_problems: dict[str, Problems] = {}
 
 
 def datasets_root() -> Path:
-    """The folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` in the current folder."""
+    """Returns the folder of all datasets: `$DETECTRON2_DATASETS`, or `datasets` where one is."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 @contextlib.contextmanager
-def made_whole(folder: Path):
-    """A temporary folder to fill, which then becomes `folder`: that appears whole or not at all."""
+def atomic_folder(folder: Path):
+    """Gives a temporary folder to fill, which then becomes `folder`, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -105,7 +106,7 @@ def adopt(name: str):
 
 
 def load_uncleaned(name: str) -> list[dict]:
-    """The dataset dicts of a registered dataset, with the boxes as they are in its files.
+    """Returns the dataset dicts of a registered dataset, with the boxes as they are in its files.
 
     Raises:
         KeyError: there is no such dataset; the message has the nearest names.
@@ -130,14 +131,27 @@ def check_registered(name: str):
         )
 
 
+@contextlib.contextmanager
+def recorded_metadata(metadata: dict[str, dict]):
+    """Uses metadata, by dataset, that a run has recorded: its files need not be there."""
+    _recorded.update(metadata)
+    try:
+        yield
+    finally:
+        for name in metadata:
+            del _recorded[name]
+
+
 def get_metadata(name: str) -> Metadata:
-    """The metadata of a registered dataset, with the names and colors of its classes.
+    """Returns the metadata of a registered dataset, with the names and colors of its classes.
 
     Raises:
         KeyError: there is no such dataset; the message has the nearest names.
     """
     check_registered(name)
     metadata = MetadataCatalog.get(name)
+    if name in _recorded:
+        vars(metadata).update(_recorded[name])  # `set` refuses classes that have changed since
     if name in _sources and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
         logging.disable(logging.WARNING)  # the loading that follows reports what it finds
         try:
@@ -276,7 +290,10 @@ def _write_cache(file, key, found, reports, dataset_dicts):
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `$XDG_CACHE_HOME/<package>`, default ~/.cache."""
+    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/<package>`.
+
+    Without that variable it is in ~/.cache.
+    """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(caches, __package__.partition(".")[0])
 

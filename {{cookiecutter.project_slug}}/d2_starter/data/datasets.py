@@ -137,7 +137,7 @@ def _load(project, entry, split, kind, name) -> list[dict]:
 
 
 def is_held_out(record: dict, share: float) -> bool:
-    """Whether an image is for validation, where no file says so.
+    """Returns whether an image is for validation, where no file says so.
 
     An image stays in its split when others are added: the name of its file decides.
     """

@@ -1,4 +1,4 @@
-"""What a mapper does to every image: read it, resize it, make a tensor of it; on the fast path."""
+"""Reads images, resizes them, and makes tensors of them, on the fast path."""
 
 import io
 
@@ -8,9 +8,11 @@ import torch
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 END_OF_JPEG = b"\xff\xd9"
+DEEP = ("I", "F")  # with the "I;16..." of Pillow: gray values of 16 or 32 bits, whole or float
+LONGEST = 500  # times the short side; what is longer would be resized to nothing
 ORIENTATION = 0x0112  # in Exif
 # By orientation: whether to exchange the axes, then to turn over the rows, then the columns.
 TURNS = {
@@ -25,28 +27,70 @@ TURNS = {
 
 
 def read_image(file: str, format: str) -> np.ndarray:
-    """detectron2's `read_image`: the same pixels, and the same errors.
+    """Reads an image as detectron2's `read_image` does: the same pixels, and the same errors.
 
     JPEG files, gray or in color, are decoded by OpenCV, straight into the order of channels that
     is asked for. That takes half of Pillow's time, and the array is contiguous, which makes what
     is done to it next faster. All other files, and those that are cut off (OpenCV would fill them
-    up with gray), are left to detectron2.
+    up with gray), are read as detectron2 reads them, by Pillow, with one exception: see
+    `to_eight_bits`.
 
     Args:
         format: of detectron2, such as "BGR" or "RGB".
 
     Returns:
         (H, W, C) uint8, turned as its Exif orientation says.
+
+    Raises:
+        OSError: the file is not there, is no image, or is damaged.
+        ValueError: the image cannot be used: its gray values have no known range, or it is more
+            than `LONGEST` times as long as it is wide.
     """
+    image = _read(file, format)
+    height, width = image.shape[:2]
+    if max(height, width) > LONGEST * min(height, width):
+        raise ValueError(
+            f"{file} has {width} x {height} pixels: more than {LONGEST} times as long as wide, it "
+            "would be resized to nothing. Cut it into pieces, or leave it out."
+        )
+    return image
+
+
+def to_eight_bits(image: Image.Image, file: str = "the image") -> Image.Image:
+    """Scales gray values of more than 8 bits to 8; other images stay as they are.
+
+    16 bits lose their lower half, as Pillow does with color images; so 65,535 becomes 255, whatever
+    the largest value of the image is. Float values from 0 to 1 are multiplied by 255; those up to
+    255 stay. (Pillow's own conversion cuts off everything above 255: images all white or black.)
+
+    Raises:
+        ValueError: other values, of which nobody can say what is white.
+    """
+    if image.mode not in DEEP and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    is_float = image.mode == "F"
+    if not (low >= 0 and high <= (255 if is_float else 65535)):  # or not a number
+        known = "0 to 1, or to 255" if is_float else "0 to 65,535"
+        raise ValueError(
+            f"{file} has gray values from {low:g} to {high:g}; what is white is known of {known}. "
+            "Save it with 8 or 16 bits, scaled as you want it."
+        )
+    values = values * (255 if high <= 1 else 1) if is_float else values >> 8
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def _read(file, format):
     with PathManager.open(file, "rb") as opened:
         data = opened.read()
     orientation = _orientation_of_plain_jpeg(data) if format in ("BGR", "RGB") else None
     if orientation is None:
-        return utils.read_image(file, format)
+        return _read_by_pillow(file, data, format)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        return utils.read_image(file, format)
+        return _read_by_pillow(file, data, format)
     if format == "RGB":
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if orientation in TURNS:
@@ -55,6 +99,20 @@ def read_image(file: str, format: str) -> np.ndarray:
         image = image[::-1] if rows else image
         image = np.ascontiguousarray(image[:, ::-1] if columns else image)
     return image
+
+
+def _read_by_pillow(file, data, format):
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = utils._apply_exif_orientation(image)
+            return utils.convert_PIL_to_numpy(to_eight_bits(upright, file), format)
+    except UnidentifiedImageError:
+        what = "is no image that Pillow can read" if data else "is empty"
+        raise UnidentifiedImageError(f"{file} {what}") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of Pillow's many readers, or more pixels than it takes
+        raise OSError(f"{file} cannot be read: {error}") from error
 
 
 def _orientation_of_plain_jpeg(data):
@@ -103,7 +161,7 @@ class _FastResizeTransform(T.ResizeTransform):
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, C) of any type to (C, H, W)."""
+    """Turns an image, (H, W, C) of any type, into a tensor, (C, H, W)."""
     is_mirrored = image.strides[1] < 0  # a view, which numpy takes long to copy
     planes = (image[:, ::-1] if is_mirrored else image).transpose(2, 0, 1)
     if planes.flags.c_contiguous and planes.flags.writeable:

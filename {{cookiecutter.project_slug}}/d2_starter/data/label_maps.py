@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from .catalog import cache_folder, made_whole
+from .catalog import atomic_folder, cache_folder
 
 IGNORED = 255  # the label of pixels that count for nothing
 
@@ -33,7 +33,7 @@ def derived_label_maps(
     key = hashlib.sha256(repr((jobs, stats)).encode()).hexdigest()[:12]
     folder = cache_folder() / f"{name}-{key}"
     if not folder.exists():
-        with made_whole(folder) as temporary, Pool() as pool:
+        with atomic_folder(folder) as temporary, Pool() as pool:
             pool.starmap(_write, [(temporary, convert, job) for job in jobs], chunksize=16)
     return [str(folder / Path(job[0]).with_suffix(".png").name) for job in jobs]
 
@@ -43,7 +43,7 @@ def _write(folder, convert, job):
 
 
 def segments_to_annotations(segments: np.ndarray, categories: dict[int, int]) -> list[dict]:
-    """The annotations of drawn instances, their masks as RLE.
+    """Returns the annotations of drawn instances, their masks as RLE.
 
     Args:
         segments: (H, W) int, the id of the instance that a pixel belongs to.

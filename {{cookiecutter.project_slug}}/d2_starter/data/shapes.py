@@ -1,9 +1,9 @@
-"""A generated data set: circles, squares and triangles between sky and ground.
+"""A generated dataset: circles, squares and triangles between sky and ground.
 
 It has boxes, masks, keypoints, panoptic and semantic ground truth in COCO's formats, so that every
 config of the project can be tried before any real data is there. The files are made on first use
 in `$DETECTRON2_DATASETS/shapes` (default `datasets/shapes`), the same ones in every run; delete the
-folder to have them made again. Where data sets can only be read, they are made in the cache.
+folder to have them made again. Where datasets can only be read, they are made in the cache.
 """
 
 import json
@@ -16,7 +16,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image, ImageDraw
 
-from .catalog import cache_folder, datasets_root, made_whole, register
+from .catalog import atomic_folder, cache_folder, datasets_root, register
 
 SPLITS = {"train": 400, "val": 80}  # images
 SIZE = 128  # height and width of an image, pixels
@@ -57,7 +57,7 @@ def register_shapes():
             keypoint_flip_map=[("left", "right")],
             **instances,
         )
-        # As in detectron2's own panoptic data sets, class 0 of the semantic head is all things.
+        # As in detectron2's own panoptic datasets, class 0 of the semantic head is all things.
         register(
             f"shapes_{split}_panoptic",
             partial(_load_panoptic, root, split),
@@ -98,7 +98,7 @@ def _load_panoptic(root, split):
 
 
 def shapes_root() -> Path:
-    """Where the data set is, or is to be made."""
+    """Returns where the dataset is, or is to be made."""
     root = datasets_root().absolute() / "shapes"
     place = next(folder for folder in root.parents if folder.exists())
     is_usable = root.exists() or os.access(place, os.W_OK)
@@ -106,10 +106,10 @@ def shapes_root() -> Path:
 
 
 def make_shapes() -> Path:
-    """The folder of the data set, whose files are made if they are not there. It appears whole."""
+    """Returns the folder of the dataset. Its files are made, atomically, if they are not there."""
     root = shapes_root()
     if not root.exists():
-        with made_whole(root) as temporary:
+        with atomic_folder(root) as temporary:
             for number, (split, images) in enumerate(SPLITS.items()):
                 rngs = [np.random.default_rng([number, i]) for i in range(images)]
                 _make_split(temporary, split, rngs)

@@ -1,0 +1,1 @@
+"""Evaluates models: metrics and validation loss in one pass, early stopping."""

@@ -7,6 +7,7 @@ in no union; a prediction that lies mostly in void or in a crowd of its category
 
 import json
 import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
+
+from .ground_truth import write_panoptic_counts
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ class PanopticEvaluator(DatasetEvaluator):
     dataset ids to contiguous ids of things and stuff.
     """
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, output_dir: str | None = None):
+        self._output_dir = output_dir
         self._metadata = MetadataCatalog.get(dataset_name)
         self._category_ids = {
             is_thing: {contiguous: dataset for dataset, contiguous in ids.items()}
@@ -41,10 +45,11 @@ class PanopticEvaluator(DatasetEvaluator):
         content = json.loads(Path(self._metadata.panoptic_json).read_text(encoding="utf-8"))
         self._truth = {annotation["image_id"]: annotation for annotation in content["annotations"]}
         self._is_thing = {c["id"]: bool(c["isthing"]) for c in content["categories"]}
+        self._names = {c["id"]: c["name"] for c in content["categories"]}
 
     def reset(self):
-        # category id: [true positives, false positives, false negatives, sum of matched IoUs]
-        self._counts = defaultdict(lambda: np.zeros(4))
+        # image id: {category id: [true positives, false positives, false negatives, sum of IoUs]}
+        self._images = {}
 
     def process(self, inputs, outputs):
         for image, output in zip(inputs, outputs):
@@ -56,6 +61,7 @@ class PanopticEvaluator(DatasetEvaluator):
             truth = self._truth[image["image_id"]]
             png = np.array(Image.open(Path(self._metadata.panoptic_root, truth["file_name"])))
             true = png[..., :3].astype(np.int64) @ [1, 256, 256**2]
+            self._counts = self._images[image["image_id"]] = defaultdict(lambda: np.zeros(4))
             self._count(true, truth["segments_info"], predicted.cpu().numpy(), categories)
 
     def _count(self, true, segments, predicted, categories):
@@ -94,18 +100,22 @@ class PanopticEvaluator(DatasetEvaluator):
     def evaluate(self):
         """
         Returns:
-            {"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}} on rank 0.
+            {"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., "PQ-<class>": ...}} on
+            rank 0; what was counted in each image goes to panoptic_per_image.json.
         """
-        gathered = comm.gather(dict(self._counts))
+        gathered = comm.gather({image: dict(counts) for image, counts in self._images.items()})
         if not comm.is_main_process():
             return None
+        images = {image: counts for part in gathered for image, counts in part.items()}
+        if self._output_dir:
+            write_panoptic_counts(self._output_dir, images, self._names)
+        totals = defaultdict(lambda: np.zeros(4))
+        for counts in images.values():
+            for category, numbers in counts.items():
+                totals[category] += numbers
         results = {}
         for suffix, kinds in (("", (True, False)), ("_th", (True,)), ("_st", (False,))):
-            rows = [
-                sum((counts[category] for counts in gathered if category in counts), np.zeros(4))
-                for category, is_thing in self._is_thing.items()
-                if is_thing in kinds
-            ]
+            rows = [totals[c] for c, is_thing in self._is_thing.items() if is_thing in kinds]
             # A category that is neither there nor predicted does not count.
             tp, fp, fn, iou = np.array([row for row in rows if row[:3].any()]).reshape(-1, 4).T
             quality = {
@@ -119,4 +129,7 @@ class PanopticEvaluator(DatasetEvaluator):
             "Panoptic quality:\n%s",
             tabulate([results.values()], headers=results.keys(), floatfmt=".3f", tablefmt="pipe"),
         )
+        for category, name in self._names.items():
+            tp, fp, fn, iou = totals[category]
+            results[f"PQ-{name}"] = 100 * iou / (tp + fp / 2 + fn / 2) if tp + fp + fn else math.nan
         return {"panoptic_seg": results}

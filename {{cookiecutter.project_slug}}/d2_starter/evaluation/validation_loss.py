@@ -1,4 +1,4 @@
-"""Predictions and losses of a model for the same images, with as little as possible done twice."""
+"""Computes predictions and losses of a model for the same images, with little done twice."""
 
 import logging
 import random
@@ -45,12 +45,17 @@ def preserved_state(model: nn.Module):
             module.training = training
 
 
-class PredictionsAndLosses:
-    """A model that predicts, and adds up what the losses of its training are for the same images.
+def is_finite(model: nn.Module) -> bool:
+    """Returns whether all weights of a model are numbers."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
 
-    The losses are those of the training mode, except that what they draw at random is the same at
-    every evaluation, that layers such as batch normalization and dropout are in evaluation mode,
-    and that each image is by itself: the losses of a batch depend on what else is in it.
+
+class PredictionsAndLosses:
+    """Wraps a model: predicts, and adds up the losses of training for the same images.
+
+    The losses are those of the training mode, with three differences. Random numbers are the same
+    at every evaluation. Layers such as batch normalization and dropout are in evaluation mode. Each
+    image is alone: the loss of an image in a batch would depend on the other images.
 
     The backbone runs once for both; so do the heads of dense detectors, RPNs and semantic FPNs,
     and the pooling of box features. What they made of a batch is used again only where their input
@@ -77,7 +82,7 @@ class PredictionsAndLosses:
             self._say_that_it_runs_twice()
 
     def __call__(self, images: list[dict]) -> list[dict]:
-        """The model's predictions for a batch with ground truth, as without the losses."""
+        """Returns the model's predictions for a batch with ground truth, and adds up the losses."""
         inputs = [{k: v for k, v in image.items() if k not in GROUND_TRUTH} for image in images]
         try:
             for part in self._parts:
@@ -101,6 +106,12 @@ class PredictionsAndLosses:
         try:
             losses = self.model([image])
         except Exception as error:
+            if isinstance(error, FloatingPointError) or not is_finite(self.model):
+                raise FloatingPointError(
+                    f"training diverged: the model cannot be evaluated any more ({error}). Lower the "
+                    "learning rate (in proportion to the batch size), warm up for longer, or clip "
+                    "the gradients."
+                ) from None
             is_empty = not len(image.get("instances", [0]))
             if is_empty and "non-empty list" in str(error):  # of torch.cat, as in PointRend
                 _log_once(
@@ -132,7 +143,9 @@ class PredictionsAndLosses:
         )
 
     def losses(self) -> dict[str, float]:
-        """Each loss and `total_loss`, means over the images of all ranks. All ranks must call it.
+        """Returns each loss and `total_loss`, means over the images of all ranks.
+
+        All ranks must call it.
 
         Empty if no image had ground truth.
         """

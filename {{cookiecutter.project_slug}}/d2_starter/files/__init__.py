@@ -1,0 +1,1 @@
+"""Writes files atomically, and says which files a run directory has."""

@@ -1,7 +1,7 @@
 """ROIAlign with a backward pass that is fast on a CPU.
 
-There torchvision's goes from bin to bin and channel to channel in one thread, which can take a
-third of a training step. The gradient is the same, but for the order of its sums.
+On a CPU, torchvision's backward pass goes from bin to bin and channel to channel in one thread. The
+gradient here is the same, but for the order of its sums. docs/speed.md says what that is worth.
 """
 
 import torch
@@ -24,8 +24,15 @@ class FastROIAlign(ROIAlign):
     """detectron2's ROIAlign, forward as it is, for tensors on a CPU."""
 
     def forward(self, input, rois):
-        """(N, C, H, W) features and (R, 5) boxes, each with the index of its image in front, to
-        (R, C, *output_size)."""
+        """Pools features in boxes.
+
+        Args:
+            input: (N, C, H, W).
+            rois: (R, 5), boxes with the index of their image in front.
+
+        Returns:
+            (R, C, *output_size).
+        """
         rois = rois.to(input.dtype)
         if not torch.jit.is_scripting() and torch.is_grad_enabled() and input.requires_grad:
             return self._with_gradient(input, rois)
@@ -49,8 +56,11 @@ class _ROIAlign(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        """A bin is a weighted sum of pixels, in all channels with the same weights; so the gradient
-        of a pixel is the sum of those bins' gradients, with the same weights."""
+        """Computes the gradient of the features.
+
+        A bin is a weighted sum of pixels, in all channels with the same weights; so the gradient
+        of a pixel is the sum of those bins' gradients, with the same weights.
+        """
         (rois,) = ctx.saved_tensors
         if not len(rois):
             return gradient.new_zeros(ctx.shape), None, None, None, None, None
@@ -68,7 +78,7 @@ class _ROIAlign(torch.autograd.Function):
 
 
 def _weights(rois, number, height, width, size, scale, sampling_ratio, aligned):
-    """Which pixel adds to which bin, and how much.
+    """Returns which pixel adds to which bin, and how much.
 
     Returns:
         three tensors of one length: indices into the N x H x W pixels, indices into the R x P x Q
@@ -93,7 +103,9 @@ def _weights(rois, number, height, width, size, scale, sampling_ratio, aligned):
 
 
 def _axis(start, end, bins, length, sampling_ratio, aligned):
-    """What pixels along one axis the bins of each box are made of; samples are as torchvision's.
+    """Returns the pixels along one axis that the bins of each box are made of.
+
+    Samples are where torchvision takes them.
 
     Args:
         start, end: (R,), in pixels.

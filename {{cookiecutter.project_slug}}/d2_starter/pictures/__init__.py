@@ -1,0 +1,1 @@
+"""Draws predictions, ground truth, and pages of datasets."""

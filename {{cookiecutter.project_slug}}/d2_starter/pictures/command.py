@@ -25,7 +25,7 @@ from .data_page import DataPage, contents, is_free
 def check_classes(classes: list[str], metadata):
     """
     Raises:
-        ValueError: a class that the data set does not have; the message lists its own.
+        ValueError: a class that the dataset does not have; the message lists its own.
     """
     names = [*metadata.get("thing_classes", ()), *metadata.get("stuff_classes", ())]
     for name in classes:
@@ -50,6 +50,7 @@ def choose(records: list[dict], metadata, classes: list[str], number: int, seed:
 
 
 def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Returns the parser of the command, and what it was given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""An HTML page of a data set's images: as annotated, and augmented as in training."""
+"""An HTML page of a dataset's images: as annotated, and augmented as in training."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -8,11 +8,10 @@ from string import Template
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from ..data.image import read_label_map
+from ..data.image import read_image, read_label_map
 from .predictions import WIDTH, draw_annotations, draw_inputs, keypoint_colors, thing_names
 
 GENERATOR = '<meta name="generator" content="tools/visualize_data.py">'
@@ -94,13 +93,15 @@ class DataPage:
     ):
         """
         Args:
-            records: all dataset dicts of the data set.
+            records: all dataset dicts of the dataset.
             mapper: the one for training.
             folder: where it all goes; it is there, and empty.
             classes: those whose objects are drawn; None is all of them.
             augmented: how often an image is shown augmented.
         """
         self.records, self.metadata, self.mapper, self.folder = records, metadata, mapper, folder
+        if hasattr(augment := getattr(mapper, "augment", None), "set_images"):
+            augment.set_images(records)  # which it may put together
         self.classes, self.augmented, self.seed = classes, augmented, seed
         self.errors = {}
         self._entries, self._found = [], Counter()
@@ -150,7 +151,7 @@ class DataPage:
         """Writes index.html.
 
         Args:
-            name: the data set's.
+            name: the dataset's.
             command: how the page can be made again.
         """
         page = PAGE.substitute(
@@ -240,12 +241,12 @@ class DataPage:
 
 
 def objects(record: dict, metadata: Metadata) -> Counter:
-    """The number of objects of each class in a dataset dict."""
+    """Counts the objects of each class in a dataset dict."""
     return Counter(thing_names(metadata, [a["category_id"] for a in record.get("annotations", ())]))
 
 
 def contents(record: dict, metadata: Metadata) -> dict[str, str]:
-    """Of each class in a dataset dict the number of objects, or the percentage of pixels.
+    """Returns the number of objects, or the percentage of pixels, of each class in a dataset dict.
 
     Raises:
         OSError: the file of `sem_seg_file_name` cannot be read.
@@ -262,7 +263,7 @@ def contents(record: dict, metadata: Metadata) -> dict[str, str]:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a page can be put there: there is nothing, or an earlier page and nothing else."""
+    """Returns whether a page can be put there: nothing is there, or an earlier page alone."""
     if not folder.is_dir():
         return not folder.exists()
     names = {path.name for path in folder.iterdir()}

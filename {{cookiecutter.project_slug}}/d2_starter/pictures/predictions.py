@@ -6,13 +6,13 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation import inference_context
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image
 
-from ..data.image import read_label_map
+from ..data.image import read_image, read_label_map
 
 WIDTH = 640  # of one picture, in pixels; smaller images are enlarged to it
 HEIGHT = 960  # the most that a picture of annotations has, in pixels
@@ -78,7 +78,7 @@ def _visualizer(image, metadata):
 def draw_annotations(
     image: np.ndarray, record: dict, metadata: Metadata, classes: Collection[str] | None = None
 ) -> np.ndarray:
-    """Draws what a data set says about an image: boxes, masks, keypoints, classes of pixels.
+    """Draws what a dataset says about an image: boxes, masks, keypoints, classes of pixels.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -122,13 +122,13 @@ def draw_inputs(
 
 
 def thing_names(metadata: Metadata, category_ids: list[int]) -> list[str]:
-    """The names of classes of objects; their numbers, where a data set has no names."""
+    """Returns the names of classes of objects; their numbers, where a dataset has no names."""
     names = metadata.get("thing_classes")
     return [names[i] if names else str(i) for i in category_ids]
 
 
 def keypoint_colors(number: int) -> np.ndarray:
-    """The color of each keypoint, (number, 3) uint8, RGB: left and right must be told apart."""
+    """Returns colors that tell keypoints apart, (number, 3) uint8, RGB."""
     colors = colormap(rgb=True).astype(np.uint8)
     return colors[np.arange(number) % len(colors)]
 

@@ -1,0 +1,1 @@
+"""Runs trainings: launch, run directory, checkpoints, EMA, the training step, writers."""

@@ -1,0 +1,1 @@
+"""Hooks and callbacks of the trainers."""

@@ -1,10 +1,10 @@
-"""One image: read, augment, transform its annotations alike, make tensors of all."""
-
-import copy
+"""One image: read, augment it with its ground truth, make tensors of all."""
 
 import numpy as np
 import torch
+from d2_starter.data.augmentations import Augmenter, config_augmentations
 from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
+from d2_starter.data.sample import Sample, read_annotations
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
@@ -13,8 +13,9 @@ from detectron2.data import transforms as T
 class Mapper:
     """Maps a dataset dict to the input of detectron2's models.
 
-    It does what `detectron2.data.DatasetMapper` does, short enough to be changed: add an
-    augmentation in `from_config`, or another kind of ground truth in `__call__`.
+    It does what `detectron2.data.DatasetMapper` does, in three steps, each of which can be changed:
+    `read` makes a sample of a dataset dict, `augment` changes image and ground truth alike, and
+    `to_input` makes tensors. Another kind of ground truth needs a line in each of the first and last.
     """
 
     @configurable
@@ -28,7 +29,7 @@ class Mapper:
         mask_format: str = "polygon",
         use_keypoints: bool = False,
         keypoint_hflip_indices: np.ndarray | None = None,
-        recompute_boxes: bool = False,
+        min_visible: float = 0.0,
         fast_resize: bool = False,
     ):
         """
@@ -37,34 +38,32 @@ class Mapper:
             image_format: "BGR" or "RGB", the order of the model's pixel means.
             ground_truth: whether the output has it: losses need it, predictions do not.
             use_masks, mask_format: keep instance masks, as "polygon" or "bitmask". An image that
-                has masks as RLE gets bitmasks in any case.
+                has masks as RLE, or objects partly covered, gets bitmasks in any case.
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
-            recompute_boxes: tight boxes around the masks, which cropping makes necessary.
+            min_visible: objects cut to less than this share are left out, see INPUT.MIN_VISIBLE.
             fast_resize: resize by PyTorch, see INPUT.FAST_RESIZE.
         """
         if fast_resize:
             augmentations = [
                 FastResize(a) if isinstance(a, FastResize.RESIZES) else a for a in augmentations
             ]
-        self.augmentations = T.AugmentationList(augmentations)
+        self.augment = Augmenter(
+            augmentations, keypoint_hflip_indices=keypoint_hflip_indices, min_visible=min_visible
+        )
+        self.augmentations = T.AugmentationList(augmentations)  # what is done, for tools
         self.image_format = image_format
         self.ground_truth = ground_truth
         self.use_masks = use_masks
         self.mask_format = mask_format
-        self.use_keypoints = use_keypoints
-        self.keypoint_hflip_indices = keypoint_hflip_indices
-        self.recompute_boxes = recompute_boxes
+        unused = {"segmentation": use_masks or self.augment.uses_masks, "keypoints": use_keypoints}
+        self.unused = [key for key, is_used in unused.items() if not is_used]
 
     @classmethod
     def from_config(cls, cfg, is_train: bool, ground_truth: bool | None = None):
         """Reads the arguments from a YAML config; ground truth is for training, if not told."""
-        augmentations = utils.build_augmentation(cfg, is_train)  # resize, and flip for training
-        crop = is_train and cfg.INPUT.CROP.ENABLED
-        if crop:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         keypoints = cfg.MODEL.KEYPOINT_ON
         return {
-            "augmentations": augmentations,
+            "augmentations": config_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "ground_truth": is_train if ground_truth is None else ground_truth,
             "use_masks": cfg.MODEL.MASK_ON,
@@ -73,7 +72,7 @@ class Mapper:
             "keypoint_hflip_indices": (
                 utils.create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if keypoints else None
             ),
-            "recompute_boxes": crop and cfg.MODEL.MASK_ON,
+            "min_visible": cfg.INPUT.MIN_VISIBLE,
             "fast_resize": is_train and cfg.INPUT.FAST_RESIZE,
         }
 
@@ -86,46 +85,47 @@ class Mapper:
         Returns:
             the record without its annotations, and `image`, (C, H, W) uint8 in `image_format`;
             with ground truth also `instances` (boxes, classes, masks, keypoints; crowds left out)
-            and `sem_seg`, (H, W) int64, as far as the data set has them.
+            and `sem_seg`, (H, W) int64, as far as the dataset has them.
 
         Raises:
             SizeMismatchError: the file's size is not the one in the dataset dict.
         """
-        record = copy.deepcopy(dataset_dict)
-        annotations = record.pop("annotations", None)
-        sem_seg_file = record.pop("sem_seg_file_name", None)
-        image = read_image(record["file_name"], self.image_format)
-        utils.check_image_size(record, image)
+        sample = self.read(dataset_dict)
+        record = {"height": sample.size[0], "width": sample.size[1], **dataset_dict}
+        return self.to_input(record, self.augment(sample, self.read))
 
-        inputs = T.AugInput(image)
-        if self.ground_truth and sem_seg_file is not None:
-            inputs.sem_seg = read_label_map(sem_seg_file)
-        transforms = self.augmentations(inputs)
-        record["image"] = to_tensor(inputs.image)
-        if inputs.sem_seg is not None:
-            record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
-        if self.ground_truth and annotations is not None:
-            record["instances"] = self._instances(annotations, transforms, inputs.image.shape[:2])
-        return record
+    def read(self, dataset_dict: dict) -> Sample:
+        """Reads the image of a dataset dict and its ground truth."""
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        utils.check_image_size(dict(dataset_dict), image)
+        sample = Sample(image)
+        if self.ground_truth:
+            sample.annotations = read_annotations(dataset_dict.get("annotations", ()), self.unused)
+            if "sem_seg_file_name" in dataset_dict:
+                sample.sem_seg = read_label_map(dataset_dict["sem_seg_file_name"])
+        return sample
 
-    def _instances(self, annotations, transforms, image_size):
-        unused = {"segmentation": self.use_masks, "keypoints": self.use_keypoints}
-        for key in [key for key, used in unused.items() if not used]:
-            for annotation in annotations:
-                annotation.pop(key, None)
-        transformed = [
-            utils.transform_instance_annotations(
-                annotation,
-                transforms,
-                image_size,
-                keypoint_hflip_indices=self.keypoint_hflip_indices,
-            )
-            for annotation in annotations
-            if not annotation.get("iscrowd", 0)
-        ]
-        is_polygons = all(isinstance(a.get("segmentation", []), list) for a in transformed)
+    def to_input(self, record: dict, sample: Sample) -> dict:
+        """Makes an input of the model: see `__call__`.
+
+        Args:
+            record: the dataset dict that the sample is of.
+        """
+        result = {k: v for k, v in record.items() if k not in ("annotations", "sem_seg_file_name")}
+        result["image"] = to_tensor(sample.image)
+        if sample.sem_seg is not None:
+            result["sem_seg"] = torch.as_tensor(sample.sem_seg.astype("long"))
+        if self.ground_truth and "annotations" in record:
+            result["instances"] = self._instances(sample)
+        return result
+
+    def _instances(self, sample):
+        annotations = sample.annotations
+        if any(len(a["bbox"]) == 5 for a in annotations):
+            return utils.annotations_to_instances_rotated(annotations, sample.size)
+        if not self.use_masks:
+            annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
+        is_polygons = all(isinstance(a.get("segmentation", []), list) for a in annotations)
         mask_format = self.mask_format if is_polygons else "bitmask"
-        instances = utils.annotations_to_instances(transformed, image_size, mask_format)
-        if self.recompute_boxes and instances.has("gt_masks"):  # which an empty image has not
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        instances = utils.annotations_to_instances(annotations, sample.size, mask_format)
         return utils.filter_empty_instances(instances)

@@ -1,0 +1,22 @@
+"""The library's own tests, in the environment of a project: each file of tests/library is one here.
+
+To run some of them by themselves: tests/library/pytest.ini says how.
+"""
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.training
+
+LIBRARY = Path(__file__).parent / "library"
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in LIBRARY.glob("test_*.py")))
+def test_library(project, file):
+    (main,) = project.environment.glob("lib/python*/site-packages/pytest/__main__.py")
+    process = project.server.start(project, [str(main), "-q", "--tb=short", str(LIBRARY / file)])
+    status = process.wait()
+    if status:
+        pytest.fail(f"{file}:\n{process.output()[-20000:]}", pytrace=False)
+    print(process.output().splitlines()[-1])

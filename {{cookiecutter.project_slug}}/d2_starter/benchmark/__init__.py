@@ -1,0 +1,1 @@
+"""Measures what limits the speed of a training."""

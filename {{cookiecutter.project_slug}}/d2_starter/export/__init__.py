@@ -1,0 +1,1 @@
+"""Makes files of a trained model that others can use: TorchScript, ONNX, packed runs."""
