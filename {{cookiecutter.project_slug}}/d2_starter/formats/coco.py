@@ -134,7 +134,9 @@ def read(split: Split, kind: str = KIND):
             if isinstance(error, Unusable):
                 raise
             reason = f"no {error}" if isinstance(error, KeyError) else plain(error)
-            split.problems.add("annotations-invalid", f"{path}: {key} number {numbers[key]}: {reason}")
+            split.problems.add(
+                "annotations-invalid", f"{path}: {key} number {numbers[key]}: {reason}"
+            )
             is_complete = False
             if split.problems.counts["annotations-invalid"] > max(1000, sum(numbers.values()) // 2):
                 raise Unusable(f"{path!a}: entries are not as in COCO's JSON: {reason}") from None
