@@ -1,8 +1,8 @@
 """Checks datasets: what would stop a training, spoil it, or is not as one may think.
 
 formats/problems.py and findings.py list all that can be found. The readers of formats/ go on after
-mistakes; images.py looks at one image with its masks and its label map, annotations.py at all annotations at
-once, pairs.py at two datasets. command.py is tools/check_dataset.py.
+mistakes; images.py looks at one image with its masks and its label map, annotations.py at all
+annotations at once, pairs.py at two datasets. command.py is tools/check_dataset.py.
 """
 
 import gc

@@ -248,13 +248,6 @@ CHECKS = {
         "Annotate them (0, 0, 0 for unknown ones), leave out these objects, or train without "
         "keypoints.",
     ),
-    "keypoints-names": Check(
-        ERROR,
-        "lists of keypoint names missing or different",
-        "The model's keypoints would be called wrongly, and left and right mixed up by mirroring.",
-        "Give keypoint_names (and keypoint_flip_map) in data/dataset.py as the annotations have "
-        "them.",
-    ),
     "keypoints-outside-image": Check(
         WARNING,
         "objects with visible keypoints a pixel or more beyond their image",

@@ -62,7 +62,7 @@ def read_model(experiment) -> Model:
     model = experiment.build_model()
     generators = [m for m in model.modules() if hasattr(m, "cell_anchors")]
     anchors = {
-        round(math.sqrt(max(0, (x1 - x0) * (y1 - y0))), 3)
+        round(math.sqrt(max(0, (x1 - x0) * (y1 - y0))), 1)
         for generator in generators
         for level in generator.cell_anchors
         for x0, y0, x1, y1 in (row[:4] for row in level.tolist())
@@ -110,7 +110,7 @@ def read(name: str) -> Dataset:
             loaded, classes = _read_file(dataset, metadata), None
         except ValueError as error:
             return dataset.found.add("annotations-invalid", str(error)) or dataset
-    if loaded is None:
+    if loaded is None and dataset.error:
         return dataset
     if not isinstance(loaded, list):
         dataset.error = f"{name}: its function returned {type(loaded).__name__}, not a list"

@@ -9,6 +9,7 @@ from .problems import Unusable
 
 NEEDS = "a JSON file with the keys images, annotations and categories"
 KIND = "coco"
+MAX_SIDE = 1 << 20  # pixels
 WORDS = ("val", "valid", "validation", "dev", "test")
 
 
@@ -97,17 +98,16 @@ def read(split: Split, kind: str = KIND):
     images: dict = {}
     categories: dict = {}
     objects: dict[object, list] = {}
-    number = unknown = 0
+    numbers = dict.fromkeys(("images", "annotations", "categories"), 0)
     # Whether COCO's own evaluation can read the file; else it gets what was read here.
     is_complete = encoding_of(path) == "utf-8"
     ids = set()
     for key, entry in json_entries(path):
-        if key not in ("images", "annotations", "categories"):
+        if key not in numbers:
             continue
-        number += 1
+        numbers[key] += 1
         try:
             if key == "annotations":
-                unknown += 1
                 image, annotation, is_whole = _annotation(split, entry, path)
                 is_complete &= is_whole
                 if (own := entry.get("id")) is not None:
@@ -134,12 +134,14 @@ def read(split: Split, kind: str = KIND):
             if isinstance(error, Unusable):
                 raise
             reason = f"no {error}" if isinstance(error, KeyError) else plain(error)
-            split.problems.add("annotations-invalid", f"{path}: {key} number {number}: {reason}")
+            split.problems.add(
+                "annotations-invalid", f"{path}: {key} number {numbers[key]}: {reason}"
+            )
             is_complete = False
-            if split.problems.counts["annotations-invalid"] > max(1000, number // 2):
+            if split.problems.counts["annotations-invalid"] > max(1000, sum(numbers.values()) // 2):
                 raise Unusable(f"{path!a}: entries are not as in COCO's JSON: {reason}") from None
     for key, found in (("images", images), ("categories", categories)):
-        if not found and (key != "categories" or unknown):
+        if not found and (key == "images" or numbers["annotations"]):
             raise Unusable(
                 f"{path!a} lacks the key '{key}', or it is empty; COCO's JSON has images,"
                 " annotations and categories"
@@ -168,7 +170,12 @@ def _name(entry, kind):
 def _image(split, entry, folder, kind):
     hash(entry["id"])
     path = split.image_file(_name(entry, kind), folder)
-    size = (int(float(entry.get(side) or 0)) for side in ("width", "height"))
+    size = []
+    for side in ("width", "height"):
+        value = entry.get(side) or 0
+        if not isinstance(value, int | float | str) or not 0 <= float(value) < MAX_SIDE:
+            raise ValueError(f"the {side} {str(value)[:40]!r}")
+        size.append(int(float(value)))
     record = split.add_image(path, entry["id"], *size)
     for key in ("not_exhaustive_category_ids", "neg_category_ids"):
         if kind == "lvis":
@@ -237,6 +244,9 @@ def _read_categories(split, categories):
         seen.add(name)
         split.classes.append(name)
         names = category.get("keypoints")
+        if isinstance(names, list) and split.keypoints and names != split.keypoints:
+            text = f"'{name}' has {names}, others have {split.keypoints}"
+            split.problems.add("keypoints-names", text)
         if isinstance(names, list) and names and not split.keypoints:
             split.keypoints = [str(one) for one in names]
             pairs = category.get("skeleton") or []  # of numbers that start at 1

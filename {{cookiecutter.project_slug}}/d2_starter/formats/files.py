@@ -24,6 +24,7 @@ MAX_DEPTH, MAX_FOLDERS = 6, 5000
 MAX_TEXT = 64 << 20  # bytes of a file that is read as a whole, or of an entry of one that is not
 MAX_YAML = 1 << 20
 CHUNK = 1 << 20
+BLANK = re.compile(r"[ \t\r\n]*")
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # EXIF: how a camera was held; 5 to 8 mean on its side
 UTF = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
@@ -271,8 +272,7 @@ def json_entries(path: Path | str) -> Iterator[tuple[str, Any]]:
             """Passes over white space, and over one of these characters, which it returns."""
             nonlocal at
             while True:
-                while at < len(text) and text[at] in " \t\r\n":
-                    at += 1
+                at = BLANK.match(text, at).end()
                 if at < len(text) or is_end:
                     break
                 fill()
@@ -290,8 +290,9 @@ def json_entries(path: Path | str) -> Iterator[tuple[str, Any]]:
                     if end < len(text) or is_end:
                         at = end
                         return found
-                except ValueError:
-                    if is_end or len(text) - at > MAX_TEXT:
+                except json.JSONDecodeError as error:
+                    is_cut = error.pos > len(text) - 20 or error.msg.startswith("Unterminated")
+                    if is_end or not is_cut or len(text) - at > MAX_TEXT:
                         raise
                 fill(max(CHUNK, len(text) - at))
 

@@ -133,6 +133,13 @@ CHECKS = {
         "training.",
         "Give each object (x, y, visibility) for each name; 0, 0, 0 for what is not annotated.",
     ),
+    "keypoints-names": Check(
+        ERROR,
+        "lists of keypoint names missing or different",
+        "The model's keypoints would be called wrongly, and left and right mixed up by mirroring.",
+        "Give keypoint_names (and keypoint_flip_map) in data/dataset.py as the annotations have "
+        "them.",
+    ),
     "keypoints-unnamed": Check(
         WARNING,
         "files whose categories do not name the keypoints that objects have",
