@@ -211,11 +211,12 @@ class SetReport:
                 row.append(f'<span class="cell {kind}" style="--share:{share:.3f}">{text}</span>')
             rows.append(row)
         head = ["Annotated", *(escape(names[c]) for c in chosen), "<em>not found</em>"]
+        pictures = "".join(self._cell(r, c, images[r, c]) for (r, c), _ in cells.most_common(60))
         return (
             paragraph(TEXTS["confusion"])
             + bool(left_out) * paragraph(f"{left_out} classes with fewer errors are left out.")
             + table(head, rows).replace("<table>", '<table class="confusion">')
-            + "".join(self._cell(r, c, images[r, c]) for (r, c), _ in cells.most_common(60))
+            + details("Images behind the numbers", pictures)
             + "".join(f'<span id="cell-{r}-{c}"></span>' for (r, c), _ in cells.most_common()[60:])
         )
 
