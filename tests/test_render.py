@@ -42,8 +42,6 @@ FILES = """
     tests/test_dataset_mapper.py
     tests/test_training.py
 """
-CONFIGS = """base smoke tiny faster_rcnn_R_50_FPN keypoint_rcnn_R_50_FPN mask_rcnn_R_50_FPN
-    panoptic_fpn_R_50 pointrend_R_50_FPN retinanet_R_50_FPN semantic_R_50_FPN""".split()
 TOOLS = {f"tools/{path.name}" for path in PROJECT.glob("tools/*.py")}
 # Of the library: all but what is of some trainers alone.
 LIBRARY_FILES = {
@@ -142,7 +140,8 @@ def test_files(project, answers):
     suffix = "py" if answers["trainer"] == "lazyconfig" else "yaml"
     expected = {*FILES.split(), *TOOLS, *TRAINER[answers["trainer"]], *CLUSTER[answers["cluster"]]}
     expected |= LIBRARY_FILES - OF_TRAINERS
-    expected |= {f"configs/{config}.{suffix}" for config in CONFIGS}
+    expected |= {f"configs/{path.name}" for path in PROJECT.glob(f"configs/*.{suffix}")}
+    expected |= {f"docs/{path.name}" for path in PROJECT.glob("docs/*.*") if path.suffix != ".jpg"}
     expected -= {"LICENSE"} if answers["license"] == "none" else set()
     assert set(files(project)) == expected
     assert all(any(folder.iterdir()) for folder in project.rglob("*") if folder.is_dir())
@@ -177,7 +176,7 @@ def test_readme_names_only_files_that_are_there(project):
     readme = (project / "README.md").read_text(encoding="utf-8")
     users = "train|val|annotations|Annotations|JPEGImages|ImageSets"  # folders of a data set
     made_later = rf"\b(output|datasets|{users})/\S*|`config\.yaml`"
-    readme = re.sub(rf"https?://\S+|{made_later}", "", readme)
+    readme = re.sub(rf"https?://\S+|<!--.*?-->|{made_later}", "", readme)
     named = re.findall(r"[\w./-]*\w\.(?:py|yaml|yml|toml|md)\b", readme)
     assert named
     for name in named:

@@ -39,7 +39,7 @@ OBJECTS = {objects}
 def predictor():
     run = os.environ.get("MODEL", RUN)
     if not os.path.exists(run):
-        pytest.skip(f"there is no {{run}}")
+        pytest.skip("there is no " + run)
     return Predictor(run, load_experiment, threshold=0)
 
 

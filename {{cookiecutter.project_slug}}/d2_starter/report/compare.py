@@ -230,7 +230,8 @@ class Comparison:
             lines = [" & ".join(map(_tex, line)) + r" \\" for line in (head, *rows)]
             body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
             columns = "l" + "r" * (len(head) - 1)
-            parts.append(f"% {dataset}\n\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}")
+            start, end = r"\begin{tabular}{" + columns + "}", r"\end{tabular}"
+            parts.append("\n".join([f"% {dataset}", start, body, end]))
         return "\n\n".join(parts) + "\n"
 
     def html(self, most_images: int = 24) -> str:
