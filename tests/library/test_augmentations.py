@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from d2_starter.data.augmentations import PRESETS, Augmenter, build_augmentations
-from d2_starter.data.mixing import CopyPaste
-from d2_starter.data.sample import IGNORED, Sample, area, shift, tight_box, to_mask
-from d2_starter.data.tiles import TileCrop
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw
+
+from d2_starter.data.augmentations import PRESETS, Augmenter, build_augmentations
+from d2_starter.data.mixing import CopyPaste
+from d2_starter.data.sample import IGNORED, Sample, area, shift, tight_box, to_mask
+from d2_starter.data.tiles import TileCrop
 
 RESIZE = {"short_edge_length": [96, 128], "max_size": 200, "sample_style": "choice"}
 FLIP = [0, 2, 1, 3]  # of the keypoints top, left, right, bottom

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import Killed, arguments, kill_at, train
+
 from d2_starter.files import owner
 from d2_starter.files.atomic import read_json
 from d2_starter.files.heartbeat import Heartbeat
@@ -20,7 +22,6 @@ from d2_starter.files.owner import Lost, Refused
 from d2_starter.files.run_directory import RunDirectory
 from d2_starter.run.checkpoint import CheckpointCleaner
 from d2_starter.run.setup import close_log
-from tiny_training import Killed, arguments, kill_at, train
 
 
 @pytest.fixture(autouse=True)

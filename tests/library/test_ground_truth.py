@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import torch
-from d2_starter.data.fingerprint import describe, fingerprint
-from d2_starter.evaluation.ground_truth import PerImageSemSegEvaluator, write_ground_truth
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
+
+from d2_starter.data.fingerprint import describe, fingerprint
+from d2_starter.evaluation.ground_truth import PerImageSemSegEvaluator, write_ground_truth
 
 
 def records(folder="data"):

@@ -6,13 +6,14 @@ import random
 import sys
 
 import pytest
+from detectron2.utils.events import EventStorage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from d2_starter.config.experiment import Schedule
 from d2_starter.evaluation import rehearse
 from d2_starter.evaluation.early_stopping import EarlyStopping
 from d2_starter.files.run_directory import RunDirectory
 from d2_starter.run.writers import build_writers, latest_scalars
-from detectron2.utils.events import EventStorage
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ITERATIONS = 60
 

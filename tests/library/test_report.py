@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from d2_starter.report import compare, errors
 from d2_starter.report.collect import open_run
 from d2_starter.report.matching import match
 from d2_starter.report.page import write_report
-from PIL import Image
 
 CAT, DOG = 1, 2
 BOX, AWAY = [0, 0, 10, 10], [50, 50, 10, 10]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
+
 from d2_starter.data.augmentations import Augmenter
 from d2_starter.data.sample import Sample
 from d2_starter.data.tiles import TileMapper, grid
 from d2_starter.evaluation.tiles import PlacedMasks, TilePredictor, merge_sem_seg
-from detectron2.structures import Boxes, Instances
 
 SIZE = (230, 310)
 

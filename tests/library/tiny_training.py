@@ -5,6 +5,11 @@ from pathlib import Path
 
 import torch
 import yaml
+from detectron2.checkpoint import PeriodicCheckpointer
+from detectron2.solver import LRMultiplier
+from detectron2.utils.events import EventStorage
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
 from d2_starter.config.experiment import Schedule
 from d2_starter.evaluation.early_stopping import EarlyStopping
 from d2_starter.run.checkpoint import CheckpointCleaner, Checkpointer, finish_interrupted
@@ -13,10 +18,6 @@ from d2_starter.run.run import Run
 from d2_starter.run.setup import setup
 from d2_starter.run.training_step import seed_step
 from d2_starter.run.writers import build_writers, latest_scalars
-from detectron2.checkpoint import PeriodicCheckpointer
-from detectron2.solver import LRMultiplier
-from detectron2.utils.events import EventStorage
-from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 DEFAULTS = {
     "output_dir": "",
