@@ -221,6 +221,7 @@ def test_runs_that_differ_by_seed_alone_are_a_group(tmp_path):
     assert compare.differ(*alone, "pets", "bbox/AP").is_shown
     assert not compare.differ(*comparison.groups, "pets", "bbox/AP").is_shown
     assert any("2 seeds" in s for s in comparison.sentences("pets"))
+    assert "| a1 and 1 more |" in comparison.markdown()
 
 
 def test_refuses_different_test_sets(tmp_path):

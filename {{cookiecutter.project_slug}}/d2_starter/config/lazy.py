@@ -5,6 +5,7 @@ import difflib
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
@@ -111,7 +112,7 @@ class LazyExperiment(Experiment):
             if given.get(names[0]) is not None:
                 setattr(self, epochs, None)
         model_ema = self.get_key("train.model_ema", {})
-        if model_ema.get("enabled") and not self.ema_decay:  # as newer versions of detectron2 spell it
+        if model_ema.get("enabled") and not self.ema_decay:  # as newer detectron2 spells it
             self.ema_decay = model_ema.get("decay", 0.999)
         self._check_types()
         self.check()
@@ -204,7 +205,7 @@ class LazyExperiment(Experiment):
 
     @property
     def _roi_heads(self):
-        return OmegaConf.select(self.config, "model.roi_heads", default={})
+        return OmegaConf.select(self.config, "model.roi_heads", default=OmegaConf.create())
 
     @property
     def uses_rotated_boxes(self):
@@ -297,7 +298,7 @@ class LazyExperiment(Experiment):
         if self.test_subset_ratio < 1:
             self._refuse(
                 "test_subset_ratio",
-                "dataloader.evaluator evaluates all images: take it out, and the library's is used.",
+                "dataloader.evaluator evaluates all images: without it, the library's is used.",
             )
         nodes = nodes if isinstance(nodes, ListConfig) else [nodes]
         return DatasetEvaluators([self._build_evaluator(node, name, folder) for node in nodes])
