@@ -42,7 +42,7 @@ WHAT = {
     "tools": "yours: commands, each a few lines over the library",
     "tests": "yours: for your code; they start green",
     "d2_starter": "the library: an update replaces it",
-    "docs": "training, evaluation, data, speed, containers, clusters",
+    "docs": "one page a subject: data, training, evaluation, use, ...",
     "Dockerfile": "the project in an image",
     "docker": "detectron2:v0, the image below that",
     "Makefile": "builds and runs the images",

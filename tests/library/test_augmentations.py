@@ -45,7 +45,7 @@ GEOMETRIC = [
 
 
 def draw(seed: int, rle: bool):
-    """Draws diamonds, each of a color (0, 0, 40 + class) or brighter, with a dot on each keypoint."""
+    """Draws diamonds, each in a blue of its own, with a dot on each keypoint."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", SIZE[::-1])
     labels = Image.new("L", SIZE[::-1], 1)

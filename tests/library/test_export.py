@@ -17,7 +17,7 @@ from d2_starter.files.weights import read_weights
 from d2_starter.predict import Predictor
 from d2_starter.run.opening import open_run
 
-CONSUMER = Path(__file__).parents[2] / "docs/onnx_consumer.py"
+CONSUMER = Path(__file__).parents[2] / "{{cookiecutter.project_slug}}/docs/onnx_consumer.py"
 
 
 @pytest.fixture(scope="module")

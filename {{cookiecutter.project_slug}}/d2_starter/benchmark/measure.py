@@ -93,24 +93,28 @@ def evaluation(experiment: Experiment, model: nn.Module) -> Turn:
     They include the start of the loader and the metrics, but not the reading of annotations.
     """
     name, *_ = experiment.test_names
-    available = len(experiment.test_dataset(name))
+    ratio, available = experiment.test_subset_ratio, len(experiment.test_dataset(name))
+    is_voc = get_metadata(name).get("evaluator_type") == "pascal_voc"  # which takes all images
 
     def turn(iterations):
-        part = experiment.copy()
-        if get_metadata(name).get("evaluator_type") != "pascal_voc":  # which takes all images
-            part.test_subset_ratio *= min(1.0, iterations * part.batch_size / available)
-        with TemporaryDirectory() as part.output_dir:
-            evaluator = part.build_evaluator(name, part.output_dir)
-            images, start = len(part.test_dataset(name)), _now(part)
+        wanted = available if is_voc else iterations * experiment.batch_size
+        output_dir = experiment.output_dir
+        with TemporaryDirectory() as experiment.output_dir:
+            experiment.test_subset_ratio = ratio * min(1.0, wanted / available)
+            images = len(experiment.test_dataset(name))
+            evaluator = experiment.build_evaluator(name, experiment.output_dir)
+            start = _now(experiment)
             evaluate(
                 model,
                 [name],
-                part.build_test_loader,
+                experiment.build_test_loader,
                 lambda *_: evaluator,
-                part.output_dir,
-                val_loss=part.val_loss,
+                experiment.output_dir,
+                val_loss=experiment.val_loss,
             )
-            return images, _now(part) - start
+            seconds = _now(experiment) - start
+        experiment.output_dir, experiment.test_subset_ratio = output_dir, ratio
+        return images, seconds
 
     return turn
 

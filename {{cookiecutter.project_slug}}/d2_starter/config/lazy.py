@@ -204,7 +204,7 @@ class LazyExperiment(Experiment):
 
     @property
     def _roi_heads(self):
-        return OmegaConf.select(self.config, "model.roi_heads", default={})
+        return OmegaConf.select(self.config, "model.roi_heads", default=OmegaConf.create())
 
     @property
     def uses_rotated_boxes(self):

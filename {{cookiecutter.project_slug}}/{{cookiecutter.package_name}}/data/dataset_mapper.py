@@ -50,7 +50,7 @@ class Mapper:
         self.augment = Augmenter(
             augmentations, keypoint_hflip_indices=keypoint_hflip_indices, min_visible=min_visible
         )
-        self.augmentations = augmentations
+        self.augmentations = T.AugmentationList(augmentations)  # what is done, for tools
         self.image_format = image_format
         self.ground_truth = ground_truth
         self.use_masks = use_masks
