@@ -89,7 +89,7 @@ def project(render, answers) -> Path:
 
 
 def files(project: Path) -> dict[str, str]:
-    """All files of a project and their text, which is UTF-8 throughout."""
+    """All files of a project but pictures, and their text, which is UTF-8 throughout."""
     return {
         path.relative_to(project).as_posix(): path.read_bytes().decode("utf-8")
         for path in project.rglob("*")

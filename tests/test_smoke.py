@@ -51,4 +51,4 @@ def test_predictions_on_photographs(smoke, tmp_path):
     project.run("tools/predict.py", "output/smoke", image, "--output", tmp_path / "found")
     assert (tmp_path / "found" / image.name).stat().st_size > 0
     output = project.run("tools/predict.py", "output/smoke", "gone.jpg", status=2)
-    assert "no such image: gone.jpg" in output
+    assert "there is no file or folder like 'gone.jpg'" in output

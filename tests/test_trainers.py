@@ -274,7 +274,7 @@ class EachTrainer:
         assert metrics[len(metrics) - 1]["bbox/AP"] >= 0
         reason = f"{STOP_FILE}: it is good enough"
         assert ended(each, run) == {"status": "stopped", "reason": reason}
-        assert f"The training has stopped: {reason}" in process.output()
+        assert f"The training was stopped: {reason}" in process.output()
         assert (each.folder / run / "last_checkpoint").read_text() == "model_final.pth"
         if processes == 1:  # while the file is there
             output = each.train("--resume", *arguments)

@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from fvcore.common.param_scheduler import ParamScheduler
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException

@@ -93,7 +93,7 @@ def _prepare(experiment, args, load_experiment, output, resume, said):
         if had and has_checkpoint:
             check_changes(experiment, had, load_experiment)
         if comm.is_main_process():
-            _write_records(experiment, output)
+            write_records(experiment, output)
             publish_last(output)
     experiment.warn_of_limits()
 
@@ -205,7 +205,8 @@ def _settle_seeds(experiment, had):
             setattr(experiment, attribute, comm.all_gather(seed)[0])
 
 
-def _write_records(experiment, output):
+def write_records(experiment: Experiment, output: Path):
+    """Writes what was run into the run directory: config, classes, environment, git commit."""
     (output / "ended.json").unlink(missing_ok=True)
     experiment.save(output / ".config.yaml")
     with open(output / ".config.yaml", "a", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import weakref
+from pathlib import Path
 
 from detectron2.engine import DefaultTrainer as _DefaultTrainer
 from detectron2.engine import TrainerBase, create_ddp_model
@@ -20,6 +21,7 @@ from ..evaluation.evaluate import evaluate, nest
 from ..run.checkpoint import CheckpointCleaner, Checkpointer, finish_interrupted
 from ..run.ema import EMA
 from ..run.run import Run
+from ..run.setup import write_records
 from ..run.training_step import MixedPrecision
 from ..run.writers import build_writers
 from .hooks import build_hooks
@@ -43,10 +45,9 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
 
     def __init__(self, cfg, run: Run | None = None):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs GPUs for several processes
-        given, cfg = cfg, self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.experiment = experiment = self.experiment_of(cfg)
         cfg = self.cfg = experiment.config
-        self._is_on_record = cfg is given  # in config.yaml
         if not experiment.images_per_epoch:
             experiment.set_epoch_length()
         model = self.build_model(cfg)
@@ -183,8 +184,8 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
 
     def _train(self):
         in_loop = self.cfg.TEST.EVAL_IN_LOOP
-        if comm.is_main_process() and not self._is_on_record:
-            self.experiment.save(os.path.join(self.cfg.OUTPUT_DIR, "config.yaml"))
+        if comm.is_main_process() and self._enters_run:  # otherwise `setup` has done that
+            write_records(self.experiment, Path(self.cfg.OUTPUT_DIR))
         if self.early_stopping.should_stop:
             self.run.stop("converged", self.early_stopping.reason)
         if self.run.is_complete(self.start_iter, self.max_iter):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from itertools import islice
 
@@ -33,7 +34,6 @@ def trainer_arguments(experiment: Experiment) -> dict:
     """Returns what an experiment's config says of the arguments of Lightning's Trainer."""
     experiment.set_epoch_length()  # lengths in epochs are in iterations from here on
     mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[amp_dtype(experiment.device)]
-    evaluates = experiment.eval_in_loop and experiment.test_names
     return {
         "accelerator": "cpu" if torch.device(experiment.device).type == "cpu" else "gpu",
         "precision": mixed if experiment.amp else "32-true",
@@ -42,7 +42,7 @@ def trainer_arguments(experiment: Experiment) -> dict:
         "accumulate_grad_batches": experiment.accumulate,
         "check_val_every_n_epoch": None,
         "val_check_interval": experiment.eval_period * experiment.accumulate or sys.maxsize,
-        "limit_val_batches": 1.0 if evaluates else 0,
+        "limit_val_batches": 1.0 if experiment.eval_in_loop and experiment.test_names else 0,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": experiment.log_period,
     }
@@ -60,9 +60,8 @@ class TrainBatches:
         self._batches = None
 
     def __len__(self):
-        experiment = self.experiment
-        batches = round(experiment.images_per_epoch / experiment.batch_size)
-        return max(1, batches) * experiment.accumulate
+        batches = round(self.experiment.images_per_epoch / self.experiment.batch_size)
+        return max(1, batches) * self.experiment.accumulate
 
     def __iter__(self):
         if self._batches is None:
@@ -150,8 +149,9 @@ class KeepRun(Callback):
         self._restore = keep_hyper_parameters(trainer.optimizers[0], scheduler)
 
     def on_train_start(self, trainer, module):
-        for number, handler in self._handlers.items():  # Lightning's own would raise
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():  # Lightning's own would raise
+                signal.signal(number, handler)
         start_iter = trainer.global_step
         self._restore(start_iter)
         self.writers = build_writers(self.experiment.output_dir, self.schedule, start_iter)
