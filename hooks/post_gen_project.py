@@ -45,7 +45,7 @@ LIGHTNING = same("d2_starter/trainers/__init__.py", "d2_starter/trainers/lightni
 VARIANTS = {
     "trainer": {
         "plain": same("plain_train_net.py") | YAML,
-        "train_net": same("train_net.py") | HOOKS | YAML,
+        "train_net": same("train_net.py", "d2_starter/trainers/default_trainer.py") | HOOKS | YAML,
         "lazyconfig": same("lazyconfig_train_net.py") | HOOKS | PYTHON,
         "lightning": same("lightning_train_net.py") | LIGHTNING | YAML,
     },

@@ -129,6 +129,14 @@ class Project:
         assert process.wait() == status, process.output()[-8000:]
         return process.output()
 
+    def execute(self, code: str, *arguments) -> str:
+        """Runs Python code in the project's environment, and returns what it prints."""
+        file = Path(self.server.folder.name, "code.py")
+        file.write_text(code, encoding="utf-8")
+        process = self.server.start(self, [str(file), *map(str, arguments)])
+        assert process.wait() == 0, process.output()[-8000:]
+        return process.output()
+
     def command(self, *arguments) -> list[str]:
         is_lazy = self.trainer == "lazyconfig"
         return [self.script, *(translate(arguments) if is_lazy else map(str, arguments))]

@@ -68,7 +68,7 @@ def test_project_is_set_up_from_the_data(render, tmp_path, capfd, kind, trainer)
 
 
 def test_every_config_is_there_whatever_the_data(render, tmp_path):
-    """Configs build on one another: smoke.py on mask_rcnn_R_50_FPN.py, for data without masks too."""
+    """Configs build on one another: smoke.py on mask_rcnn_R_50_FPN.py, without masks too."""
     for trainer in ("plain", "lazyconfig"):
         folders = [
             render(data=data, trainer=trainer) / "configs"

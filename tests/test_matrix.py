@@ -11,8 +11,8 @@ import re
 import shlex
 
 import pytest
-from datasets import WRITERS, read_shapes
 from projects import SMALL, TRAINERS
+from shape_formats import WRITERS, read_shapes
 
 pytestmark = pytest.mark.training
 

@@ -9,28 +9,26 @@ from projects import TRAINERS
 pytestmark = pytest.mark.training
 
 REFERENCE = '''
-"""A minimal loop of detectron2's public API. Of the project it has one layer, whose gradients are
-rounded otherwise than detectron2's: tests/in_project/test_roi_align.py compares the two."""
+"""A minimal loop of detectron2's public API. Of the library it has the images, in its order, the seeds
+of each step, and one layer, whose gradients are rounded otherwise than detectron2's:
+tests/library compares them."""
 import json, sys
+from d2_starter.layers.roi_align import use_fast_roi_align
+from d2_starter import seed_step
 from detectron2.config import get_cfg
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from my_detector.modelling.roi_align import use_fast_roi_align
+from my_detector.experiment import load_experiment
 
-config, shapes, parts = sys.argv[1:]
-parts = int(parts)
-for split in ("train", "val"):
-    annotations = f"{shapes}/annotations/instances_{split}.json"
-    register_coco_instances(split, {}, annotations, f"{shapes}/images_{split}")
+config, number = sys.argv[1], int(sys.argv[2])
+experiment = load_experiment(config)
 cfg = get_cfg()
-cfg.set_new_allowed(True)  # the project's own keys mean nothing here
+cfg.set_new_allowed(True)  # the library's own keys mean nothing here
 cfg.merge_from_file(config)
-cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("val",)
 seed_all_rng(cfg.SEED)
 model = build_model(cfg)
 use_fast_roi_align(model)
@@ -39,18 +37,20 @@ optimizer = build_optimizer(cfg, model)
 scheduler = build_lr_scheduler(cfg, optimizer)
 losses = []
 with EventStorage(0):
-    for _, data in zip(range(cfg.SOLVER.MAX_ITER), build_detection_train_loader(cfg)):
+    for iteration, data in zip(range(cfg.SOLVER.MAX_ITER), experiment.build_train_loader()):
+        seed_step(cfg.SEED, iteration)
         optimizer.zero_grad()
         losses.append(0)
-        size = len(data) // parts
-        for part in range(parts):
-            loss = sum(model(data[part * size : (part + 1) * size]).values()) / parts
+        size = len(data) // number
+        for start in range(0, len(data), size):
+            loss = sum(model(data[start : start + size]).values()) / number
             loss.backward()
             losses[-1] += loss.item()
         optimizer.step()
         scheduler.step()
-evaluator = COCOEvaluator("val", output_dir="output/reference")
-results = inference_on_dataset(model, build_detection_test_loader(cfg, "val"), evaluator)
+evaluator = COCOEvaluator("shapes_val", output_dir="output/reference")
+loader = build_detection_test_loader(cfg, "shapes_val")
+results = inference_on_dataset(model, loader, evaluator)
 print("RESULT", json.dumps([losses, results["bbox"]["AP"], results["segm"]["AP"]]))
 '''
 
@@ -114,7 +114,7 @@ def by_trainer(projects):
         (project.folder / "configs/parity.yaml").write_text(PARITY_YAML)
         (project.folder / "configs/parity.py").write_text(PARITY_PY)
         project.train("--config-file", "configs/parity.yaml")
-        output = project.run("python", "-c", TAGS, "output/parity")
+        output = project.execute(TAGS, "output/parity")
         files = {path.name for path in (project.folder / "output/parity").iterdir()}
         results[name] = {
             "metrics": project.metrics("output/parity"),
@@ -147,11 +147,8 @@ def test_all_trainers_write_the_same_files_and_tags(by_trainer):
     assert tags["val_loss/total_loss"] == tags["segm/AP"] == 2
 
 
-def test_same_as_a_minimal_loop_of_detectron2(by_trainer, project, tmp_path):
-    script = tmp_path / "reference.py"
-    script.write_text(REFERENCE, encoding="utf-8")
-    config, shapes = "output/parity/config.yaml", project.datasets / "shapes"
-    output = project.run("python", script, config, shapes, 1)
+def test_same_as_a_minimal_loop_of_detectron2(by_trainer, project):
+    output = project.execute(REFERENCE, "output/parity/config.yaml", 1)
     losses, *aps = json.loads(re.search(r"RESULT (.*)", output)[1])
     for name in TRAINERS:
         metrics = by_trainer[name]["metrics"]
@@ -160,21 +157,19 @@ def test_same_as_a_minimal_loop_of_detectron2(by_trainer, project, tmp_path):
         assert [metrics[59][key] for key in ("bbox/AP", "segm/AP")] == aps, name
 
 
-def test_batches_in_parts_at_a_scaled_learning_rate(by_trainer, projects, tmp_path):
-    """Two parts of two images, at half the rate, which is for 8: the same in a minimal loop."""
+def test_gradient_accumulation_at_a_scaled_learning_rate(by_trainer, projects):
+    """Two micro-batches of two images, at half the rate, which is for 8: as in a minimal loop."""
     keys = ["SOLVER.ACCUMULATE", 2, "SOLVER.REFERENCE_IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 12]
     keys += ["SOLVER.STEPS", "(9,)", "SOLVER.WARMUP_ITERS", 4, "SOLVER.CHECKPOINT_PERIOD", 12]
-    keys += ["TEST.EVAL_PERIOD", 12, "OUTPUT_DIR", "output/parts"]
+    keys += ["TEST.EVAL_PERIOD", 12, "OUTPUT_DIR", "output/accumulated"]
     metrics = {}
     for name in TRAINERS:
         output = projects(name).train("--config-file", "configs/parity.yaml", *keys)
-        assert "The learning rate is 0.01: 0.02, which is for a batch of 8" in output, name
-        metrics[name] = projects(name).metrics("output/parts")
-    script = tmp_path / "reference.py"
-    script.write_text(REFERENCE, encoding="utf-8")
-    plain = projects("plain")
-    arguments = ["output/parts/config.yaml", plain.datasets / "shapes", 2]
-    output = plain.run("python", script, *arguments)
+        assert (
+            "The learning rate is 0.01: 0.02 is for a batch of 8, scaled to one of 4" in output
+        ), name
+        metrics[name] = projects(name).metrics("output/accumulated")
+    output = projects("plain").execute(REFERENCE, "output/accumulated/config.yaml", 2)
     losses, *aps = json.loads(re.search(r"RESULT (.*)", output)[1])
     for name in TRAINERS:
         lines = metrics[name].values()

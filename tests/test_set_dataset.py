@@ -60,7 +60,8 @@ def test_a_dataset_in_place_of_the_shapes(project, tmp_path, capsys):
         "  pixels   48 x 64, resized to 320\n"
         "Next:\n"
         "  uv run tools/check_dataset.py gears_train gears_val\n"
-        "  uv run plain_train_net.py --config-file configs/tiny.yaml  # a small model, on a CPU too\n"
+        "  uv run plain_train_net.py --config-file configs/tiny.yaml  # a small model, on a CPU too"
+        "\n"
         "  uv run plain_train_net.py --config-file configs/faster_rcnn_R_50_FPN.yaml\n"
     )
     assert Project.read().classes == ["ok", "worn"]
@@ -76,11 +77,11 @@ def test_dry_run_and_refusals_write_nothing(project, tmp_path, capsys):
     before = files(project)
     main([str(coco_root(tmp_path / "pets")), "--dry-run"])
     assert capsys.readouterr().out.endswith("Nothing was written (--dry-run).\n")
-    with pytest.raises(SystemExit, match="nowhere' is not there.*Nothing was changed"):
+    with pytest.raises(SystemExit, match=r"nowhere' is not there.*Nothing was changed"):
         main(["nowhere"])
-    with pytest.raises(SystemExit, match="--name 'a b' is not letters"):
+    with pytest.raises(SystemExit, match=r"--name 'a b' is not letters"):
         main([str(tmp_path / "pets"), "--name", "a b"])
-    with pytest.raises(SystemExit, match="a dataset of the format shapes cannot have another"):
+    with pytest.raises(SystemExit, match=r"a dataset of the format shapes cannot have another"):
         main([str(tmp_path / "pets"), "--add"])
     assert files(project) == before
 
@@ -110,20 +111,20 @@ def test_a_second_dataset_beside_the_first(project, tmp_path, capsys):
     assert found.classes == ["cat", "dog", "emu"]
     assert config(project)["DATASETS"]["TRAIN"] == '("pets_train", "pets_2_train",)'
     assert found.names("val") == ["pets_val", "pets_2_val"]
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match=r"is there already"):
         main([str(tmp_path / "b/pets"), "--add"])
 
 
 def test_what_does_not_go_together_is_refused(project, tmp_path):
     main([voc_of(tmp_path / "pets", "cat")])
-    with pytest.raises(SystemExit, match="'cat' and 'Cat' differ by upper and lower case alone"):
+    with pytest.raises(SystemExit, match=r"'cat' and 'Cat' differ by upper and lower case alone"):
         main([voc_of(tmp_path / "others", "Cat"), "--add"])
-    with pytest.raises(SystemExit, match="nothing both|need the same classes"):
+    with pytest.raises(SystemExit, match=r"nothing both|need the same classes"):
         main([str(semantic_root(tmp_path / "maps", classes="sky\nroad\nsea")), "--add"])
-    with pytest.raises(SystemExit, match="format builtin cannot have another"):
+    with pytest.raises(SystemExit, match=r"format builtin cannot have another"):
         main(["coco_2017", "--add"])
     main([str(tmp_path / "maps")])
-    with pytest.raises(SystemExit, match="they need the same classes in the same order"):
+    with pytest.raises(SystemExit, match=r"they need the same classes in the same order"):
         main([str(semantic_root(tmp_path / "maps2", classes="road\nsky\nsea")), "--add"])
     main([str(semantic_root(tmp_path / "maps3", classes="sky\nroad\nsea")), "--add"])
     assert config(project)["DATASETS"]["TEST"] == '("maps_val_semantic", "maps3_val_semantic",)'
@@ -173,8 +174,8 @@ def test_image_size_follows_from_the_data(project, tmp_path, size, box, sizes, l
 
 def test_broken_datasets_json_is_named(project):
     (project / "datasets.json").write_text("{")
-    with pytest.raises(SystemExit, match="datasets.json' cannot be read"):
+    with pytest.raises(SystemExit, match=r"datasets.json' cannot be read"):
         main(["shapes"])
     (project / "datasets.json").unlink()
-    with pytest.raises(SystemExit, match="there is no datasets.json in"):
+    with pytest.raises(SystemExit, match=r"there is no datasets.json in"):
         main(["shapes"])

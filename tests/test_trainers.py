@@ -31,6 +31,21 @@ def stopped_together(project, run):
     assert project.metrics(run)[7]["epoch"] == pytest.approx(8 * 4 / 24)
 
 
+TIMES = {"data_time", "time", "eta_seconds"}
+
+
+def timeless(metrics: dict[int, dict]) -> dict[int, dict]:
+    """Without what is measured by a clock."""
+    return {i: {k: v for k, v in line.items() if k not in TIMES} for i, line in metrics.items()}
+
+
+SAME_WEIGHTS = """
+import sys, torch
+one, other = (torch.load(f"{run}/model_final.pth")["model"] for run in sys.argv[1:])
+assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+print("SAME")
+"""
+
 AVERAGES = """
 import sys, torch
 before, after, best = (torch.load(f"output/ema/{name}.pth") for name in sys.argv[1:])
@@ -60,16 +75,17 @@ print("AP50", evaluation.stats[1])
 
 
 ONLY_ON_RANK_0 = """
+from d2_starter.config.experiment import Experiment
 from detectron2.utils import comm
-import plain_train_net
+import plain_train_net as script
 
-def evaluate(cfg, model):
-    metrics = real(cfg, model)
+def evaluate(self, *arguments, **options):
+    metrics = real(self, *arguments, **options)
     return metrics if comm.get_rank() == 0 else {}
 
-real, plain_train_net.evaluate = plain_train_net.evaluate, evaluate
+real, Experiment.evaluate = Experiment.evaluate, evaluate
 if __name__ == "__main__":
-    plain_train_net.run(plain_train_net.main)
+    script.launch(script.main, script.load_experiment)
 """
 
 
@@ -83,16 +99,28 @@ def test_two_processes_stop_together_if_only_one_has_metrics(project):
     stopped_together(project, run)
 
 
-def test_hook_of_the_readme(projects):
-    """Pasted into the script as it says."""
+HOOK = """
+import torch
+from detectron2.engine import HookBase
+
+class LogWeights(HookBase):
+    def __init__(self, model, period):
+        self.model, self.period = model, period
+
+    def after_step(self):
+        if self.trainer.iter % self.period == 0:
+            weights = [p.detach().norm() for p in self.model.parameters()]
+            self.trainer.storage.put_scalar("weights", torch.stack(weights).norm().item())
+
+"""
+
+
+def test_hook_of_your_own(projects):
+    """Before the last of the library's, which writes."""
     project = projects("train_net")
-    readme = (project.folder / "README.md").read_text(encoding="utf-8")
-    hook = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
-    line = re.search(r"Put `(LogWeights\(.*?\))` into the list", readme)[1]
     script = (project.folder / "train_net.py").read_text(encoding="utf-8")
-    imports = "import torch\nfrom detectron2.engine import HookBase\n"
-    script = script.replace("\nlogger = ", f"\n{imports}{hook}\nlogger = ", 1)
-    script = script.replace("Write(cfg)", f"{line}, Write(cfg)")
+    script = script.replace("\nlogger = ", f"\n{HOOK}\nlogger = ", 1)
+    script = script.replace(", *own]", ", *own[:-1], LogWeights(self.ema.model, 20), own[-1]]")
     (project.folder / "with_hook.py").write_text(script, encoding="utf-8")
     short = [*LONG, "SOLVER.MAX_ITER", 21, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/hook"]
     try:
@@ -120,7 +148,7 @@ def test_callback_of_your_own(projects):
     project = projects("lightning")
     script = (project.folder / "lightning_train_net.py").read_text(encoding="utf-8")
     script = script.replace("\nlogger = ", f"{CALLBACK}\nlogger = ", 1)
-    script = script.replace("Record(cfg),", "Record(cfg), Mine(),")
+    script = script.replace("callbacks=[", "callbacks=[Mine(), ")
     (project.folder / "with_callback.py").write_text(script, encoding="utf-8")
     short = [*LONG, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "()", "LOG_PERIOD", 3]
     run = ["OUTPUT_DIR", "output/callback"]
@@ -143,23 +171,51 @@ class EachTrainer:
     def test_its_own_tests_pass(self, each):
         assert " passed" in each.run("pytest", "-q")
 
-    def test_killed_run_resumes_where_it_was(self, each):
-        each.train(*SMOKE, *LONG, "OUTPUT_DIR", "output/whole")
-        killed_at = train_and_kill(each, 17, "output/killed", *SMOKE, *LONG)
+    @pytest.fixture
+    def whole(self, each):
+        """The metrics of an uninterrupted training without workers, in output/whole."""
+        if not (each.folder / "output/whole").exists():
+            each.train(*SMOKE, *LONG, "OUTPUT_DIR", "output/whole")
+        return timeless(each.metrics("output/whole"))
+
+    @pytest.mark.parametrize("workers", [0, 1, 4])
+    def test_killed_and_resumed_run_equals_a_whole_one(self, each, whole, workers):
+        """Bit by bit, in weights and records, with any number of workers."""
+        run, keys = f"output/killed_{workers}", [*LONG, "DATALOADER.NUM_WORKERS", workers]
+        killed_at = train_and_kill(each, 17, run, *SMOKE, *keys)
         assert killed_at < 40
-        with (each.folder / "output/killed/metrics.json").open("a", encoding="utf-8") as file:
+        with (each.folder / run / "metrics.json").open("a", encoding="utf-8") as file:
             file.write('{"iteration": 3')  # as if killed in the middle of a line
 
-        output = each.train(*SMOKE, "--resume", *LONG, "OUTPUT_DIR", "output/killed")
+        output = each.train(*SMOKE, "--resume", *keys, "OUTPUT_DIR", run)
         start = int(re.search(r"Training from iteration (\d+) to 40", output)[1])
         assert 10 <= start <= killed_at
-        whole, resumed = (each.metrics(f"output/{run}") for run in ("whole", "killed"))
+        resumed = timeless(each.metrics(run))
         assert list(resumed) == list(whole) == list(range(40))
-        assert [m["lr"] for m in resumed.values()] == [m["lr"] for m in whole.values()]
-        # What it sees after the kill is what the uninterrupted run saw: alike but for the random
-        # proposals, and nothing like the losses at the start.
-        assert resumed[start]["total_loss"] == pytest.approx(whole[start]["total_loss"], rel=0.25)
-        assert resumed[start]["total_loss"] < 0.7 * whole[0]["total_loss"]
+        assert resumed == whole
+        assert "SAME" in each.execute(SAME_WEIGHTS, "output/whole", run)
+
+    def test_new_run_from_weights_of_ones_own_starts_at_iteration_0(self, each, whole):
+        short = [*LONG, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "()"]
+        weights = ["MODEL.WEIGHTS", "output/whole/model_final.pth", "OUTPUT_DIR", "output/own"]
+        output = each.train(*SMOKE, *short, *weights)
+        assert "Training from iteration 0 to 6" in output
+        metrics = each.metrics("output/own")
+        rates = [whole[i]["lr"] for i in range(6)]
+        assert [line["lr"] for line in metrics.values()] == pytest.approx(rates)
+        assert metrics[0]["total_loss"] < 0.7 * whole[0]["total_loss"]
+
+    def test_evaluations_closer_together_than_lines_of_the_log(self, each):
+        """All are on record; and a resumed run has the learning rate of its own config."""
+        run = [*SMOKE, *LONG, "LOG_PERIOD", 20, "TEST.EVAL_PERIOD", 3, "OUTPUT_DIR", "output/close"]
+        run += ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", 0, "SOLVER.CHECKPOINT_PERIOD", 99]
+        each.train(*run, "SOLVER.MAX_ITER", 7)
+        metrics = each.metrics("output/close")
+        assert list(metrics) == [2, 5, 6]
+        assert all("segm/AP" in line and line["lr"] == 0.04 for line in metrics.values())
+        each.train("--resume", *run, "SOLVER.MAX_ITER", 10, "SOLVER.BASE_LR", 0.01)
+        rates = {i: line["lr"] for i, line in each.metrics("output/close").items()}
+        assert rates == {2: 0.04, 5: 0.04, 6: 0.04, 8: 0.01, 9: 0.01}
 
     def test_training_stops_early_and_says_so(self, each):
         output = each.train(*SMOKE, *STOP, "OUTPUT_DIR", "output/stop")
@@ -259,13 +315,13 @@ class EachTrainer:
         published = (each.folder / run / "evaluation").glob("model_*.json")
         assert done - 1 not in {int(path.stem[6:]) for path in published}
 
-    def test_torchrun_and_evaluation_off_the_loop(self, each):
+    def test_torchrun_and_asynchronous_evaluation(self, each):
         """The same losses as with detectron2's launcher, and the same metrics as in the loop."""
         short = [*LONG, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "(5,)", "TEST.EVAL_PERIOD", 3]
         short += ["MODEL.DEVICE", "cpu"]
         each.train(*SMOKE, "--num-gpus", 2, *short, "OUTPUT_DIR", "output/launch")
-        off = [*short, "TEST.EVAL_IN_LOOP", False, "OUTPUT_DIR", "output/torchrun"]
-        each.run("torchrun", "--nproc-per-node", 2, *each.command(*SMOKE, *off))
+        beside = [*short, "TEST.EVAL_IN_LOOP", False, "OUTPUT_DIR", "output/torchrun"]
+        each.run("torchrun", "--nproc-per-node", 2, *each.command(*SMOKE, *beside))
         expected, logged = each.metrics("output/launch"), each.metrics("output/torchrun")
         assert [line["total_loss"] for line in logged.values()] == [
             line["total_loss"] for line in expected.values()
@@ -333,14 +389,13 @@ class EachTrainer:
         more = each.command("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", "output/reused")[1:]
         each.run(each.script, "--config-file", config, *more)
 
-    def test_moving_average_of_the_weights(self, each):
+    def test_ema(self, each):
         """It is evaluated and saved; a resumed run goes on from it and from the weights."""
         run = [*SMOKE, *LONG, "SOLVER.EMA_DECAY", 0.9, "SOLVER.CHECKPOINT_PERIOD", 1]
         run += ["TEST.EVAL_PERIOD", 12, "OUTPUT_DIR", "output/ema", "SOLVER.STEPS", "()"]
         each.train(*run, "SOLVER.MAX_ITER", 12)
         metrics = each.metrics("output/ema")[11]
-        check = ["python", "-c", AVERAGES, "model_0000010", "model_0000011", "model_best"]
-        each.run(*check)
+        each.execute(AVERAGES, "model_0000010", "model_0000011", "model_best")
         for resume in (["--eval-only", "--resume"], ["--resume"]):
             output = each.train(*resume, *run, "SOLVER.MAX_ITER", 12)
             assert re.search(rf"segm/AP +{metrics['segm/AP']:.2f}\n", output)
@@ -348,8 +403,7 @@ class EachTrainer:
                 rf"val_loss/total_loss +{metrics['val_loss/total_loss']:.4f}\n", output
             )
         each.train("--resume", *run, "SOLVER.MAX_ITER", 13)
-        check[3:5] = ["model_0000011", "model_0000012"]
-        output = each.run(*check)
+        output = each.execute(AVERAGES, "model_0000011", "model_0000012", "model_best")
         from_trained, from_average = map(float, re.search(r"MOVED (\S+) (\S+)", output).groups())
         assert from_trained < 0.5 * from_average
 
@@ -383,10 +437,10 @@ class EachTrainer:
             truth=each.datasets / "shapes/annotations/instances_val.json",
             found=folder / "coco_instances_results.json", ids=val_a,
         )  # fmt: skip
-        expected = float(re.search(r"AP50 (\S+)", each.run("python", "-c", script))[1])
+        expected = float(re.search(r"AP50 (\S+)", each.execute(script))[1])
         assert each.metrics("output/subset_a")[5]["bbox/AP50"] == pytest.approx(100 * expected)
 
-    def test_loss_that_is_not_finite_stops_the_run(self, each):
+    def test_loss_that_is_not_finite_ends_the_run(self, each):
         output = each.train(
             *SMOKE, *LONG, "SOLVER.BASE_LR", "1e8", "OUTPUT_DIR", "output/nan", status=1
         )

@@ -1,27 +1,11 @@
 """Rendered projects with real detectron2: their configs, their tests, their command line."""
 
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from projects import LONG, SMALL, SMOKE
 
 pytestmark = pytest.mark.training
-
-IN_PROJECT = Path(__file__).parent / "in_project"
-
-
-def test_in_project(project):
-    """What runs inside of a project, but is of no use to those who render one."""
-    ours = [
-        shutil.copy(path, project.folder / "tests") for path in sorted(IN_PROJECT.glob("test_*.py"))
-    ]
-    try:
-        assert " passed" in project.run("pytest", "-q", *ours)
-    finally:
-        for path in ours:
-            Path(path).unlink()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +51,7 @@ def test_epochs_are_the_same_axis_for_any_batch_size(project):
     (project.folder / runs[1] / "last_checkpoint").write_text("model_0000005.pth")
     again = ["SOLVER.IMS_PER_BATCH", 8, "OUTPUT_DIR", runs[1]]
     project.train(*SMOKE, "--resume", *common, *again)
-    output = project.run("python", "-c", BY_EPOCH.format(runs=runs))
+    output = project.execute(BY_EPOCH.format(runs=runs))
     steps = dict(re.findall(r"^(\S+ \S+) (\[.*\])$", output, re.MULTILINE))
     assert steps["output/batch_2 bbox/AP"] == "[11, 23, 35]"
     assert steps["output/batch_8 bbox/AP"] == "[2, 5, 8]"
@@ -95,10 +79,9 @@ def test_another_run_leaves_the_earlier_one_alone(project):
         ([*SMOKE, "SOLVER.MAX_ITERS", "5"], "Did you mean SOLVER.MAX_ITER?"),
         (
             [*SMOKE, "SOLVER.MAX_EPOCHS", "2", "SOLVER.MAX_ITER", "9"],
-            "SOLVER.MAX_ITER 9 and SOLVER.MAX_EPOCHS 2 contradict each other: remove one of them "
-            "from the command line",
+            "SOLVER.MAX_ITER 9 and SOLVER.MAX_EPOCHS 2 contradict each other in the command line",
         ),
-        ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH 8 cannot be split evenly over 3"),
+        ([*SMOKE, "--num-gpus", "3"], "SOLVER.IMS_PER_BATCH is 8. That cannot be split"),
         (
             [*SMOKE, "OUTPUT_DIR", "configs", "MODEL.WEIGHTS", "configs/base.yaml"],
             "lies in OUTPUT_DIR",
@@ -114,7 +97,7 @@ def test_mistakes_on_the_command_line_are_named(project, arguments, message):
     assert not (project.folder / "none").exists()
 
 
-def test_output_folder_above_the_project_is_no_reason_to_refuse(project):
+def test_run_directory_above_the_project_is_no_reason_to_refuse(project):
     short = [*LONG, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "OUTPUT_DIR", ".."]
     assert "Done." in project.train(*SMOKE, *short)
 

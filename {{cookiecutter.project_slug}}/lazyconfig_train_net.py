@@ -24,6 +24,7 @@ from d2_starter import (
     EarlyStopping,
     MixedPrecision,
     Run,
+    build_writers,
     finish,
     finish_interrupted,
     launch,
@@ -67,7 +68,13 @@ def do_train(experiment, model, ema, run, resume):
         trainer=trainer,
     )
     own_hooks = build_hooks(
-        experiment, checkpointer, ema, early_stopping, run, lambda: experiment.evaluate(ema.model)
+        experiment,
+        checkpointer,
+        ema,
+        early_stopping,
+        run,
+        evaluate=lambda: experiment.evaluate(ema.model),
+        build_writers=lambda: build_writers(cfg.train.output_dir, experiment.schedule, start_iter),
     )
     trainer.register_hooks(
         [IterationTimer(warmup_iter=1), LRScheduler(scheduler=scheduler), *own_hooks]

@@ -11,14 +11,12 @@ A run that was interrupted goes on from its last checkpoint:
     uv run lightning_train_net.py --config-file configs/smoke.yaml --resume
 Evaluate the last checkpoint of a run, or any weights:
     uv run lightning_train_net.py --config-file configs/smoke.yaml --eval-only --resume
-    uv run lightning_train_net.py --config-file configs/smoke.yaml --eval-only \\
-        MODEL.WEIGHTS model.pth
+    uv run lightning_train_net.py --config-file configs/smoke.yaml --eval-only MODEL.WEIGHTS w.pth
 
-Detector and Data also work in a Trainer of your own: docs/trainers.md of the template shows how.
+Detector and Data also work in a Trainer of your own, as in a notebook.
 """
 
 import logging
-import os
 import sys
 from collections import defaultdict
 
@@ -36,22 +34,23 @@ from d2_starter import (
     seed_step,
     setup,
 )
-from d2_starter.evaluation.evaluate import Evaluation, log_metrics, merge_results
+from d2_starter.config.optimizer import build_optimizer
+from d2_starter.evaluation.evaluate import log_metrics, merge_results
 from d2_starter.evaluation.validation_loss import preserved_state
 from d2_starter.run.checkpoint import model_state
 from d2_starter.trainers.lightning import (
     CheckpointIO,
+    Data,
     KeepRun,
-    Processes,
-    TestBatches,
-    TrainBatches,
+    begin_evaluations,
+    processes,
     trainer_arguments,
 )
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.solver.build import _create_gradient_clipper
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from {{ cookiecutter.package_name }}.experiment import load_experiment
@@ -79,12 +78,10 @@ class Detector(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        # detectron2's optimizers would clip before they call the closure, in which Lightning
-        # computes the gradients; and detectron2 clips each parameter by itself.
-        if self.experiment.config.SOLVER.CLIP_GRADIENTS.ENABLED:
-            clip = _create_gradient_clipper(self.experiment.config.SOLVER.CLIP_GRADIENTS)
-            for parameter in self.model.parameters():
-                clip(parameter)
+        # detectron2's optimizers would do it before Lightning has computed the gradients.
+        clipping = self.experiment.config.SOLVER.CLIP_GRADIENTS
+        for parameter in self.model.parameters() if clipping.ENABLED else ():
+            _create_gradient_clipper(clipping)(parameter)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         return batch  # the model does it
@@ -102,13 +99,14 @@ class Detector(LightningModule):
             with self.storage:
                 losses = self.model(batch)
         except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from error
+            raise diverged(iteration, error) from None
         loss = sum(losses.values())
         for name, value in comm.reduce_dict(losses).items():
             self.losses[name] += value.item() / number
         if not torch.isfinite(loss):
             raise diverged(iteration, dict(self.losses))
-        self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
+        if (batch_idx + 1) % number == 0:
+            self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
         latest = self.storage.latest().items()
         self.log_dict({name: value for name, (value, at) in latest if at == iteration})
         return loss
@@ -119,13 +117,7 @@ class Detector(LightningModule):
 
     def on_validation_start(self):
         self.ema.model.to(self.device)
-        self.evaluations = {}
-        for name in self.experiment.test_names:
-            folder = os.path.join(self.experiment.output_dir, "inference", name)
-            evaluator = self.experiment.build_evaluator(name, folder)
-            loss = self.experiment.val_loss
-            self.evaluations[name] = Evaluation(self.ema.model, name, None, evaluator, loss)
-            self.evaluations[name].reset()
+        self.evaluations = begin_evaluations(self.experiment, self.ema.model)
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         evaluation = list(self.evaluations.values())[dataloader_idx]
@@ -155,20 +147,6 @@ class Detector(LightningModule):
         self.ema.after_load(checkpoint, resumes=True)
 
 
-class Data(LightningDataModule):
-    """The training set and the test sets of a config."""
-
-    def __init__(self, experiment):
-        super().__init__()
-        self.experiment = experiment
-
-    def train_dataloader(self):
-        return TrainBatches(self.experiment)
-
-    def val_dataloader(self):
-        return [TestBatches(self.experiment, name) for name in self.experiment.test_names]
-
-
 def train(experiment, module, run, args):
     """Trains for `SOLVER.MAX_ITER` iterations, or until the run is stopped."""
     output, in_loop = experiment.output_dir, experiment.eval_in_loop
@@ -192,13 +170,11 @@ def train(experiment, module, run, args):
         devices=args.num_gpus,
         num_nodes=args.num_machines,
         strategy=DDPStrategy(broadcast_buffers=False) if comm.get_world_size() > 1 else "auto",
-        plugins=[Processes(), CheckpointIO(clean)],
+        plugins=[processes(), CheckpointIO(clean)],
         callbacks=[KeepRun(experiment, run, checkpointer, stopping)],
         logger=False,  # KeepRun writes the records
         enable_checkpointing=False,  # and the checkpoints
-        enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty() and comm.is_main_process(),
-        default_root_dir=output,
     )
     file = checkpointer.get_checkpoint_file() if resumes else None
     trainer.fit(module, Data(experiment), ckpt_path=file)

@@ -108,7 +108,7 @@ def train(experiment, model, ema, run, resume):
                         loss_dict = model(micro_batch)
                         loss = sum(loss_dict.values()) / cfg.SOLVER.ACCUMULATE
                 except FloatingPointError as error:  # detectron2's heads raise it
-                    raise diverged(iteration, error) from error
+                    raise diverged(iteration, error) from None
                 for name, value in comm.reduce_dict(loss_dict).items():
                     losses[name] = losses.get(name, 0) + value.item() / cfg.SOLVER.ACCUMULATE
                 if not torch.isfinite(loss):

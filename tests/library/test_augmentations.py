@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from d2_starter.data.augmentations import PRESETS, Augmenter, build_augmentations
-from d2_starter.data.mixing import CopyPaste
-from d2_starter.data.sample import IGNORED, Sample, area, shift, tight_box, to_mask
-from d2_starter.data.tiles import TileCrop
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw
+
+from d2_starter.data.augmentations import PRESETS, Augmenter, build_augmentations
+from d2_starter.data.mixing import CopyPaste
+from d2_starter.data.sample import IGNORED, Sample, area, shift, tight_box, to_mask
+from d2_starter.data.tiles import TileCrop
 
 RESIZE = {"short_edge_length": [96, 128], "max_size": 200, "sample_style": "choice"}
 FLIP = [0, 2, 1, 3]  # of the keypoints top, left, right, bottom
@@ -20,7 +21,14 @@ GEOMETRIC = [
     "RandomFlip",
     {"RandomFlip": {"horizontal": False, "vertical": True}},
     "ResizeShortestEdge",
-    {"ResizeScale": {"min_scale": 0.5, "max_scale": 1.5, "target_height": 120, "target_width": 150}},
+    {
+        "ResizeScale": {
+            "min_scale": 0.5,
+            "max_scale": 1.5,
+            "target_height": 120,
+            "target_width": 150,
+        }
+    },
     {"FixedSizeCrop": {"crop_size": [110, 130], "pad_value": 0}},
     {"RandomCrop": {"crop_type": "relative_range", "crop_size": [0.6, 0.6]}},
     {"RandomExtent": {"scale_range": [0.7, 1.4], "shift_range": [0.3, 0.3]}},
@@ -37,7 +45,7 @@ GEOMETRIC = [
 
 
 def draw(seed: int, rle: bool):
-    """Draws diamonds, each of a color (0, 0, 40 + class) or brighter, with a dot on each keypoint."""
+    """Draws diamonds, each in a blue of its own, with a dot on each keypoint."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", SIZE[::-1])
     labels = Image.new("L", SIZE[::-1], 1)
@@ -52,7 +60,9 @@ def draw(seed: int, rle: bool):
         ImageDraw.Draw(labels).polygon([tuple(p) for p in outline], fill=2 + number)
         keypoints = np.column_stack([points * 0.5 + center * 0.5, np.full(4, 2)])
         for (x, y, _), color in zip(keypoints, DOTS):
-            ImageDraw.Draw(image).rectangle([x - 3, y - 3, x + 3, y + 3], fill=tuple(color.tolist()))
+            ImageDraw.Draw(image).rectangle(
+                [x - 3, y - 3, x + 3, y + 3], fill=tuple(color.tolist())
+            )
         segmentation = [outline.ravel()]
         if rle:
             segmentation = to_mask(segmentation, SIZE).astype(np.uint8)

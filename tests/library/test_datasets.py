@@ -297,11 +297,11 @@ def test_where_the_files_are(few_shapes, tmp_path, monkeypatch):
     (tmp_path / "here").rename(tmp_path / "datasets/voc")
     assert "datasets/voc" in DatasetCatalog.get("voc_train")[0]["file_name"]
     (tmp_path / "datasets/voc").rename(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="dataset 'voc' is neither in .* nor in .*"):
+    with pytest.raises(FileNotFoundError, match=r"dataset 'voc' is neither in .* nor in .*"):
         DatasetCatalog.get("voc_train")
 
 
-# ---- Dataset dicts of one's own --------------------------------------------------------------------
+# ---- Dataset dicts of one's own ----------------------------------------------------------------
 
 RECORD = {"file_name": "a.png", "image_id": 1, "height": 50, "width": 50}
 BOX = {"bbox": [1.0, 2.0, 30.0, 40.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
@@ -329,19 +329,10 @@ def test_what_has_one_right_value_is_filled_in(tmp_path):
         ({}, r"'own', record 0: 'file_name' is missing"),
         ({"file_name": "gone.png", "annotations": []}, r"\(gone.png\): 'width' and 'height' are"),
         (RECORD | {"height": "x"}, r"record 0 \(a.png\): 'height' is 'x'"),
-        (
-            RECORD | {"annotations": [BOX | {"bbox_mode": None}]},
-            r"annotation 0: 'bbox_mode' is mis",
-        ),
+        (RECORD | {"annotations": [BOX | {"bbox_mode": None}]}, r"annotation 0: 'bbox_mode' is"),
         (RECORD | {"annotations": [BOX, {"bbox_mode": 0}]}, r"annotation 1: 'bbox' is missing"),
-        (
-            RECORD | {"annotations": [BOX | {"category_id": 1}]},
-            r"'category_id' is 1, not the index",
-        ),
-        (
-            RECORD | {"annotations": [BOX | {"bbox": [1, 2, 3]}]},
-            r"'bbox' is \[1, 2, 3\], not 4 num",
-        ),
+        (RECORD | {"annotations": [BOX | {"category_id": 1}]}, r"'category_id' is 1, not the"),
+        (RECORD | {"annotations": [BOX | {"bbox": [1, 2, 3]}]}, r"'bbox' is \[1, 2, 3\], not 4"),
         (RECORD | {"annotations": [BOX | {"bbox": [1, 2, 3, "x"]}]}, r"not 4 finite numbers"),
         (RECORD | {"annotations": [BOX | {"bbox_mode": 7}]}, r"'bbox_mode' is none of"),
     ],
@@ -353,5 +344,5 @@ def test_what_has_no_right_value_is_named_by_record_and_field(record, message):
 
 def test_a_config_that_the_data_cannot_train_is_told_why(few_shapes, tmp_path):
     made(few_shapes, tmp_path, "voc")
-    with pytest.raises(KeyError, match="'voc_train' has no panoptic ground truth"):
+    with pytest.raises(KeyError, match=r"'voc_train' has no panoptic ground truth"):
         catalog.check_registered("voc_train_panoptic")

@@ -1,24 +1,29 @@
 """The checker reports each kind of mistake, and that one alone; it names who is to blame."""
 
 import copy
-import importlib.util
 import json
 import math
-import sys
 from functools import partial
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from my_detector.data import doctor
-from my_detector.data.catalog import hold_out, register
-from my_detector.data.doctor.findings import CHECKS
-from my_detector.experiment import read_config
+from d2_starter import doctor
+from d2_starter.data.catalog import register
+from d2_starter.data.datasets import is_held_out
+from d2_starter.data.shapes import register_shapes
+from d2_starter.doctor import command as doctor_command
+from d2_starter.doctor.findings import CHECKS
+from d2_starter.doctor.pairs import shared_videos
+from d2_starter.doctor.reading import Model, read_model
+from d2_starter.formats import scan
 
 IMAGES, WIDTH, HEIGHT = 12, 100, 80
 EXIF_ORIENTATION = 0x0112
@@ -309,16 +314,23 @@ DEFECTS = [
     (lambda d: d.change(7, ignore=1), {"not-loadable": 1}, '"ignore" in COCO json'),
 ]
 # The same with a config file.
+SMOKE = Model([16, 32, 64], 128, 1333, masks=True, keypoints=False)
 CONFIG_DEFECTS = [
-    (lambda c: setattr(c.INPUT, "MIN_SIZE_TEST", 20), {"object-small": 24}, "resized 5"),
-    (lambda c: setattr(c.INPUT, "MIN_SIZE_TEST", 800), {"object-large": 24}, "resized 219"),
-    (lambda c: setattr(c.MODEL.ROI_HEADS, "NUM_CLASSES", 5), {"class-number": 1}, "has 2"),
+    ({"short_side": 20}, {"object-small": 24}, "resized 5"),
+    ({"short_side": 800}, {"object-large": 24}, "resized 219"),
+    ({"detections": 1}, {"objects-many": 12}, "0.png: 2 objects, 1 are counted"),
 ]
 
 
-def test_clean(made):
+@pytest.fixture
+def model(monkeypatch):
+    """Says what the model of an experiment is like, which is the argument of `doctor.check`."""
+    monkeypatch.setattr(doctor, "read_model", lambda experiment: experiment)
+
+
+def test_clean(made, model):
     made.register()
-    report = doctor.check([COCO], read_config("configs/smoke.yaml"))
+    report = doctor.check([COCO], SMOKE)
     assert counts(report) == {} and report["findings"] == []
     dataset = report["datasets"][COCO]
     assert (dataset["images"], dataset["annotations"], dataset["crowds"]) == (12, 24, 0)
@@ -343,23 +355,20 @@ def test_defect(made, defect, expected, culprit):
 
 
 @pytest.mark.parametrize("defect, expected, culprit", CONFIG_DEFECTS)
-def test_defect_against_a_config(made, defect, expected, culprit):
+def test_defect_against_a_config(made, model, defect, expected, culprit):
     made.register()
-    cfg = read_config("configs/smoke.yaml")
-    defect(cfg)
-    report = doctor.check([COCO], cfg)
+    report = doctor.check([COCO], SMOKE._replace(**defect))
     assert counts(report) == expected
     assert culprit in findings(report)[next(iter(expected))]["examples"][0]
 
 
-def test_what_the_model_of_a_config_learns_must_be_there(made):
+def test_what_the_model_of_a_config_learns_must_be_there(made, model):
     without_masks(made, made.annotations[4:])
     for annotation in made.annotations[1:]:
         del annotation["keypoints"]
     made.register()
-    cfg = read_config("configs/smoke.yaml")
-    assert counts(doctor.check([COCO], cfg)) == {"mask-missing": 20}
-    cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON = False, True
+    assert counts(doctor.check([COCO], SMOKE)) == {"mask-missing": 20}
+    cfg = SMOKE._replace(masks=False, keypoints=True)
     expected = {"mask-in-some": 20, "keypoints-missing": 23}
     assert counts(doctor.check([COCO], cfg)) == expected
     for category in made.categories:
@@ -479,7 +488,12 @@ def test_splits_of_one_file(made):
         metadata = MetadataCatalog.get(COCO).as_dict()
         del metadata["name"]
         load = DatasetCatalog[COCO]
-        register(split, lambda load=load, s=split: hold_out(load(), s, 0.4), **metadata)
+        del metadata["json_file"]
+        register(
+            split,
+            lambda load=load, s=split: [r for r in load() if is_held_out(r, 0.4) == (s == "val")],
+            **metadata,
+        )
     report = doctor.check(["train", "val"])
     numbers = [report["datasets"][split]["images"] for split in ("train", "val")]
     assert sum(numbers) == IMAGES and min(numbers) > 0
@@ -614,16 +628,12 @@ def test_label_maps(made, defect, expected, culprit):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """Runs the command; returns its exit status, and what it wrote to stdout and stderr."""
-    spec = importlib.util.spec_from_file_location("check_dataset", "tools/check_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            module.main()
+            doctor_command.main(register_shapes, None, list(arguments))
         return exit_.value.code, *capsys.readouterr()
 
     return run
@@ -636,14 +646,6 @@ def test_command_on_clean_data(command):
     assert "circle " in out and "#" in out and "ERROR" not in out and "WARNING" not in out
     assert out.endswith("\nNothing wrong was found.\n")
     assert "24/24" in err and "8/8" in err
-
-
-@pytest.mark.parametrize("kind", ["smoke", "panoptic_fpn_R_50", "semantic_R_50_FPN"])
-def test_command_on_the_data_sets_of_a_config(command, kind):
-    code, out, _ = command("--config-file", f"configs/{kind}.yaml")
-    assert code == 0 and out.endswith("\nNothing wrong was found.\n")
-    assert ("anchors 16" in out) == (kind == "smoke")
-    assert ("ground" in out) == (kind != "smoke")
 
 
 def test_command_on_mistakes(command, made):
@@ -668,10 +670,8 @@ def test_command_on_mistakes(command, made):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "name a data set"),
+        ([], "name a dataset"),
         (["shapes_trian"], "Nearest names: shapes_train"),
-        (["--config-file", "configs/none.yaml"], "no config file"),
-        (["--config-file", "configs/smoke.yaml", "shapes_vla"], "Nearest names: shapes_val"),
     ],
 )
 def test_wrong_usage(command, arguments, message):
@@ -685,3 +685,99 @@ def test_table_of_many_classes_has_both_ends(command, made):
     _, out, _ = command(COCO)
     assert "... 12 classes in between ..." in out
     assert "cat  " in out and "class 07" in out and "class 29" in out and "class 09  " not in out
+
+
+# ---- Two datasets, and mended copies -----------------------------------------------------------
+
+
+def test_images_that_look_alike_in_two_datasets(made, tmp_path):
+    other = Made(tmp_path / "other", seed=1)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    photo = Image.fromarray((128 + 100 * np.sin(rows / 7) * np.cos(columns / 9)).astype(np.uint8))
+    photo = photo.convert("RGB")
+    photo.save(made.file(3))
+    encoded = made.file(3).with_suffix(".jpg")
+    photo.resize((60, 48)).resize((WIDTH, HEIGHT)).save(encoded, quality=60)
+    encoded.replace(other.file(5))
+    made.register("first"), other.register("second")
+    report = doctor.check(["first", "second"])
+    assert counts(report, None) == {"image-near-duplicate": 1}
+    (example,) = report["findings"][0]["examples"]
+    assert "made/images/3.png ~ " in example and "other/images/5.png" in example
+
+
+@pytest.mark.parametrize(
+    "ones, others, found",
+    [
+        (["a_1", "a_2", "a_3", "b_1", "b_2"], ["a_4", "a_9", "b_80", "b_90"], ["a_*"]),
+        (["img_1", "img_2", "img_3"], ["img_4", "img_5"], []),  # how people number images
+        (["a_1", "a_2", "a_3", "b_9"], ["a_100", "b_1", "b_2", "b_3"], []),  # far apart
+        (["001", "002", "003"], ["004", "005"], []),
+    ],
+)
+def test_videos_in_two_datasets(ones, others, found):
+    names = [[f"x/{name}.jpg" for name in those] for those in (ones, others)]
+    assert shared_videos(*names) == found
+
+
+def test_classes_that_training_never_sees(made, tmp_path):
+    other = Made(tmp_path / "other", seed=1)
+    for annotation in made.annotations:
+        annotation["category_id"] = 3
+    made.register("first"), other.register("second")
+    report = doctor.check(["first", "second"])
+    assert counts(report, None) == {"class-only-elsewhere": 1}
+    assert "dog has objects in second, none in first" in report["findings"][0]["examples"][0]
+
+
+def test_many_objects_and_small_ones(made):
+    for i in range(120):
+        made.add(made.images[3], [2 + 5 * (i % 16), 2 + 5 * (i // 16), 4, 4], 3)
+    made.register()
+    report = doctor.check([COCO])
+    assert findings(report)["objects-many"]["examples"][0].endswith("122 objects, 100 are counted")
+    made.register()
+    assert report["datasets"][COCO]["coco_small"] == [1.0, 1.0]
+
+
+def test_model_of_an_experiment():
+    cfg = get_cfg()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.DEPTH = "", "cpu", 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.TEST.DETECTIONS_PER_IMAGE = 64, 300
+
+    class Experiment:
+        def build_model(self):
+            return build_model(cfg)
+
+        def build_mapper(self, is_train):
+            return DatasetMapper(cfg, is_train)
+
+    sizes = [32, 64, 128, 256, 512]
+    assert read_model(Experiment()) == Model(sizes, 800, 1333, True, False, 300)
+
+
+def test_mended_copy(made, tmp_path, command):
+    made.change(7, bbox=[58, 43, 26, 38])
+    made.change(9, id=1)
+    made.change(11, bbox=[])
+    made.add(made.images[3], [9, 9, 24, 20], 3)
+    made.register()
+    before = made.json_file.read_bytes()
+    doctor_command.main(register_shapes, None, [COCO, "--fix", str(tmp_path / "mended")])
+    assert made.json_file.read_bytes() == before
+    changes = (tmp_path / f"mended/{COCO}.changes.txt").read_text().splitlines()
+    kinds = {change.split(":")[0] for change in changes}
+    assert kinds == {"annotation-id-duplicate", "box-missing", "box-duplicate",
+                     "boxes clipped to their image"}  # fmt: skip
+    content = json.loads((tmp_path / f"mended/{COCO}.json").read_text())
+    assert len(content["annotations"]) == 23
+    assert [a["id"] for a in content["annotations"]] == list(range(1, 24))
+    assert content["annotations"][7]["bbox"] == [58, 43, 26, 37]
+    mended = Made.__new__(Made)
+    mended.folder, mended.json_file = made.folder, tmp_path / f"mended/{COCO}.json"
+    mended.register("mended")
+    found = counts(doctor.check(["mended"]), "mended")
+    assert not {"box-missing", "box-duplicate", "box-out-of-bounds"} & found.keys()
+    assert scan(str(tmp_path / "mended")).objects == {"train": 23}
+    with pytest.raises(FileExistsError, match=r"is there already"):
+        doctor_command.main(register_shapes, None, [COCO, "--fix", str(tmp_path / "mended")])

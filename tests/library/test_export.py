@@ -60,6 +60,7 @@ def check_consumer(run, file, image, folder):
         pytest.skip("uv makes the environment")
     code = f"""
 import sys, numpy, onnxruntime
+from PIL import Image
 from onnx_consumer import predict
 found = predict(onnxruntime.InferenceSession({str(file)!r}), Image.open({str(image)!r}), 0)
 assert "torch" not in sys.modules and "detectron2" not in sys.modules

@@ -1,14 +1,16 @@
 """What an evaluation leaves beside its results: ground truth, fingerprints, pixels by image."""
 
 import json
+import os
 
 import numpy as np
 import torch
-from d2_starter.data.fingerprint import describe, fingerprint
-from d2_starter.evaluation.ground_truth import PerImageSemSegEvaluator, write_ground_truth
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
+
+from d2_starter.data.fingerprint import describe, fingerprint
+from d2_starter.evaluation.ground_truth import PerImageSemSegEvaluator, write_ground_truth
 
 
 def records(folder="data"):
@@ -54,7 +56,7 @@ def test_writes_the_ground_truth_of_a_subset(tmp_path):
     content = json.loads((tmp_path / "ground_truth.json").read_text())
     assert content["fingerprint"] == fingerprint(records()[:1])
     assert [image["id"] for image in content["images"]] == ["a"]
-    assert content["images"][0]["file_name"] == "data/a.jpg"
+    assert content["images"][0]["file_name"] == os.path.abspath("data/a.jpg")
     assert [a["bbox"] for a in content["annotations"]] == [[1, 2, 10, 20]]
     assert content["oks_sigmas"] == [0.1]
 
@@ -75,5 +77,5 @@ def test_counts_the_pixels_of_each_image(tmp_path):
     evaluator.process([record], [{"sem_seg": scores.float()}])
     result = evaluator.evaluate()["sem_seg"]
     written = json.loads((tmp_path / "sem_seg_per_image.json").read_text())
-    assert written == {"a.jpg": [[0, 0, 1], [0, 1, 1], [1, 1, 1]]}
+    assert written == {os.path.abspath("a.jpg"): [[0, 0, 1], [0, 1, 1], [1, 1, 1]]}
     assert result["mIoU"] == 50

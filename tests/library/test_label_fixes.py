@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from d2_starter.data.label_fixes import apply_fixes, read_fixes
 from detectron2.structures import BoxMode
+
+from d2_starter.data.label_fixes import apply_fixes, read_fixes
 
 
 def dataset():

@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from d2_starter.report import compare, errors
 from d2_starter.report.collect import open_run
 from d2_starter.report.matching import match
 from d2_starter.report.page import write_report
-from PIL import Image
 
 CAT, DOG = 1, 2
 BOX, AWAY = [0, 0, 10, 10], [50, 50, 10, 10]
@@ -220,6 +221,7 @@ def test_runs_that_differ_by_seed_alone_are_a_group(tmp_path):
     assert compare.differ(*alone, "pets", "bbox/AP").is_shown
     assert not compare.differ(*comparison.groups, "pets", "bbox/AP").is_shown
     assert any("2 seeds" in s for s in comparison.sentences("pets"))
+    assert "| a1 and 1 more |" in comparison.markdown()
 
 
 def test_refuses_different_test_sets(tmp_path):

@@ -7,11 +7,12 @@ import io
 
 import numpy as np
 import pytest
-from d2_starter.report import statistics
-from d2_starter.report.matching import match
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from d2_starter.report import statistics
+from d2_starter.report.matching import match
 
 SIZE = 100
 SIGMAS = [0.05] * 3

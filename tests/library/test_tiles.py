@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
+
 from d2_starter.data.augmentations import Augmenter
 from d2_starter.data.sample import Sample
 from d2_starter.data.tiles import TileMapper, grid
 from d2_starter.evaluation.tiles import PlacedMasks, TilePredictor, merge_sem_seg
-from detectron2.structures import Boxes, Instances
 
 SIZE = (230, 310)
 
@@ -72,7 +73,9 @@ def perfect(batch):
     for x in batch:
         values = x["image"][0]
         numbers = [n for n in values.unique().tolist() if n]
-        masks = torch.stack([values == n for n in numbers]) if numbers else torch.zeros(0, *SIZE) > 0
+        masks = (
+            torch.stack([values == n for n in numbers]) if numbers else torch.zeros(0, *SIZE) > 0
+        )
         instances = Instances((x["height"], x["width"]))
         corners = [(m.nonzero().min(0).values, m.nonzero().max(0).values + 1) for m in masks]
         boxes = [[low[1], low[0], high[1], high[0]] for low, high in corners]
@@ -120,7 +123,9 @@ def test_without_the_whole_image_what_no_tile_has_whole_stays_in_pieces():
 
 def test_different_classes_and_detections_of_one_tile_do_not_suppress_each_other():
     instances = Instances((100, 100))
-    instances.pred_boxes = Boxes(torch.tensor([[10.0, 10, 30, 30], [10, 10, 30, 31], [11, 10, 30, 30]]))
+    instances.pred_boxes = Boxes(
+        torch.tensor([[10.0, 10, 30, 30], [10, 10, 30, 31], [11, 10, 30, 30]])
+    )
     instances.scores = torch.tensor([0.9, 0.8, 0.7])
     instances.pred_classes = torch.tensor([0, 0, 1])
     places = [(0, 0, 100, 100), (0, 0, 100, 100)]
@@ -152,7 +157,9 @@ def test_a_mapper_without_the_steps_is_refused():
 
 
 def test_masks_of_tiles_are_indexed_as_a_tensor():
-    masks = PlacedMasks([torch.ones(2, 3) > 0] * 3, [(0, 0, 3, 2), (1, 1, 4, 3), (2, 2, 5, 4)], (5, 6))
+    masks = PlacedMasks(
+        [torch.ones(2, 3) > 0] * 3, [(0, 0, 3, 2), (1, 1, 4, 3), (2, 2, 5, 4)], (5, 6)
+    )
     whole = torch.stack(list(masks))
     assert whole.shape == (3, 5, 6)
     for index in ([2, 0], torch.tensor([False, True, True]), slice(1, None)):

@@ -5,13 +5,13 @@ the keys that are added to `train` and `dataloader`.
 """
 
 import detectron2.data.transforms as T
+from d2_starter.formats.project import Project
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from d2_starter.formats.project import Project
 from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
 
 _data = Project.read(__file__)  # datasets.json, which tools/set_dataset.py writes

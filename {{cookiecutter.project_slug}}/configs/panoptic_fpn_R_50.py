@@ -1,8 +1,7 @@
 """Panoptic FPN (Kirillov et al., 2019): things as instances, and stuff."""
 
-from detectron2 import model_zoo
-
 from d2_starter.formats.project import Project
+from detectron2 import model_zoo
 
 from .base import dataloader, lr_multiplier, optimizer, train
 

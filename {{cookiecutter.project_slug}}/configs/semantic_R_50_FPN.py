@@ -1,10 +1,9 @@
 """The semantic branch of Panoptic FPN (Kirillov et al., 2019) alone: a class for each pixel."""
 
+from d2_starter.formats.project import Project
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.modeling import SemanticSegmentor
-
-from d2_starter.formats.project import Project
 
 from .base import dataloader, lr_multiplier, optimizer, train
 

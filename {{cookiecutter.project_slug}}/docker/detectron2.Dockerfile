@@ -20,6 +20,13 @@ ARG DEVEL_IMAGE=nvidia/cuda:${CUDA_VERSION}-devel-ubuntu24.04
 # Both must have the same python3. CUDA's libraries come with PyTorch, the driver with the machine.
 ARG RUNTIME_IMAGE=ubuntu:24.04
 
+# First, so that a wrong argument ends the build at once.
+FROM ${RUNTIME_IMAGE} AS runtime
+ARG USER_ID=1000
+RUN case "$USER_ID" in \
+        ""|0|*[!0-9]*) echo "USER_ID is '$USER_ID'. Give the number of a user, not root's: id -u"; exit 1 ;; \
+    esac
+
 FROM ${DEVEL_IMAGE} AS build
 ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008 # Ubuntu keeps only the newest versions of its packages.
@@ -61,7 +68,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     && uv pip install "$@" \
         --config-settings-package "detectron2:built-for=$DEVEL_IMAGE $FORCE_CUDA $TORCH_CUDA_ARCH_LIST"
 
-FROM ${RUNTIME_IMAGE}
+FROM runtime
 ARG DEBIAN_FRONTEND=noninteractive
 # git: a run's folder records the commit and the diff. tini: as process 1, Python would not get
 # signals before it handles them, and leave ended processes behind.

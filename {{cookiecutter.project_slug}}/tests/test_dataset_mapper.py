@@ -9,7 +9,7 @@ from detectron2.utils.env import seed_all_rng
 from {{ cookiecutter.package_name }}.data.dataset_mapper import Mapper
 
 FLIPPED = np.array([0, 3, 2, 1])  # of the shapes' keypoints: top, right, bottom, left
-COMMON = {"image_format": "BGR", "recompute_boxes": True, "keypoint_hflip_indices": FLIPPED}
+COMMON = {"image_format": "BGR", "keypoint_hflip_indices": FLIPPED}
 
 
 def build_mapper(*augmentations, **arguments):
@@ -28,7 +28,12 @@ def test_same_output_as_detectron2():
         T.RandomFlip(),
     ]
     theirs = DatasetMapper(
-        True, augmentations=augmentations, use_instance_mask=True, use_keypoint=True, **COMMON
+        True,
+        augmentations=augmentations,
+        use_instance_mask=True,
+        use_keypoint=True,
+        recompute_boxes=True,
+        **COMMON,
     )
     records = DatasetCatalog.get("shapes_train_panoptic")
     records[0]["annotations"][0]["iscrowd"] = 1

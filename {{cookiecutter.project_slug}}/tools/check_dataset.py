@@ -7,6 +7,7 @@ uv run tools/check_dataset.py cells_train --fix mended   # a copy without what t
 """
 
 from d2_starter.doctor.command import main
+
 from {{ cookiecutter.package_name }}.data.dataset import register_datasets
 from {{ cookiecutter.package_name }}.experiment import load_experiment
 

@@ -8,9 +8,9 @@ A file whose AP is more than 0.1 from the model's is removed, and the exit statu
 docs/use.md shows a program that uses the ONNX file without PyTorch.
 """
 
-from {{ cookiecutter.package_name }}.experiment import load_experiment
-
 from d2_starter.export.command import main
+
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 if __name__ == "__main__":
     main(load_experiment, __doc__)

@@ -9,9 +9,9 @@ uv run tools/pack.py output/smoke --test tests/test_model.py    # a test of the 
 The file is read by Predictor, by the tools, and as MODEL.WEIGHTS.
 """
 
-from {{ cookiecutter.package_name }}.experiment import load_experiment
-
 from d2_starter.export.pack_command import main
+
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 if __name__ == "__main__":
     main(load_experiment, __doc__)

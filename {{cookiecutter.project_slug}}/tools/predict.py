@@ -9,9 +9,9 @@ uv run tools/predict.py output/smoke aerial.tif --tiles 1000   # small objects i
 Inputs that cannot be read are named and skipped; the exit status is then 1.
 """
 
-from {{ cookiecutter.package_name }}.experiment import load_experiment
-
 from d2_starter.predict.command import main
+
+from {{ cookiecutter.package_name }}.experiment import load_experiment
 
 if __name__ == "__main__":
     main(load_experiment, __doc__)

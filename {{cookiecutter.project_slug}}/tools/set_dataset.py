@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Sets the project up for a dataset: uv run tools/set_dataset.py path/to/data [--add] [--dry-run]"""
+"""Sets the project up for a dataset: uv run tools/set_dataset.py path/to/data [--add]"""
 
 from d2_starter.formats.project import main
 

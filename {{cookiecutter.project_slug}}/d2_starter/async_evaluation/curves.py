@@ -1,6 +1,7 @@
 """Draws curves in TensorBoard of results that come late and out of order."""
 
 import json
+import logging
 import zlib
 from functools import partial
 
@@ -11,6 +12,8 @@ from torch.utils.tensorboard.summary import scalar
 
 from ..files.atomic import list_numbered, write_atomically
 from ..files.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 NAME = "events.out.tfevents.{:010d}"
 
@@ -31,14 +34,14 @@ class Curves:
     def update(self):
         """Draws what is not drawn yet. Several processes may do it at once."""
         while True:
-            number, drawn = self._last()
+            number, drawn, is_known = self._last()
             results = self.folder.results()  # after that file is there: all it has are among them
             marks = {str(i): _mark(result) for i, result in results.items()}
             new = [int(i) for i, mark in marks.items() if drawn.get(i) != mark]
             if not new:
                 return
             log = SessionLog(status=SessionLog.CHECKPOINT, msg=json.dumps(marks))
-            if drawn and min(new) <= max(map(int, drawn)):
+            if not is_known or (drawn and min(new) <= max(map(int, drawn))):
                 log.status, new = SessionLog.START, results  # forget all from step 0 on
             events = [Event(file_version="brain.Event:2"), Event(session_log=log)]
             published = self.folder.published()
@@ -51,13 +54,20 @@ class Curves:
                 return
 
     def _last(self):
-        """The number of the last file, and what is drawn since: marks of results by iteration."""
+        """The number of the last file; what is drawn since: marks of results by iteration; and
+        whether that is known, which it is not if the file is damaged.
+        """
         files = list_numbered(self.folder.shared, r"events\.out\.tfevents\.(\d+)")
-        for path, (number,) in files[-1:]:
+        if not files:
+            return 0, {}, True
+        path, (number,) = files[-1]
+        try:
             for event in LegacyEventFileLoader(str(path)).Load():
                 if event.HasField("session_log"):
-                    return number, json.loads(event.session_log.msg)
-        return 0, {}
+                    return number, dict(json.loads(event.session_log.msg)), True
+        except Exception as error:  # whatever its readers make of it
+            logger.info("Curves are drawn anew: %s cannot be read (%s)", path, error)
+        return number, {}, False
 
 
 def _scalars(iteration, time, result):

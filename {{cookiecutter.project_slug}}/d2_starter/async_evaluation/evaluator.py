@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.early_stopping import EarlyStopping, best_of
-from ..files.atomic import write_atomically, write_json
+from ..files.atomic import read_json, write_atomically, write_json
 from ..files.heartbeat import Heartbeat, Watch
 from ..files.run_directory import BEST, CONVERGED, STOP_FILE, Attempt, RunDirectory
 from ..run.checkpoint import (
@@ -157,6 +157,9 @@ class CheckpointEvaluator:
                 file = self.folder.result_file(iteration)
                 if write_json(file, result, exclusive=True):
                     return True
+                if read_json(file) is None:  # damaged: nobody's result
+                    self.folder.set_aside(file)
+                    continue
                 logger.info("Another process was faster: the result is left")
                 return False
             except OSError as error:
@@ -208,6 +211,8 @@ class CheckpointEvaluator:
                 logger.warning("The best checkpoint, %s, is not there any more", checkpoint)
                 return
             saved = read_checkpoint(checkpoint)
-            data = {key: saved[key] for key in ("model", "loss_normalizer") if key in saved}
+            data = {
+                key: saved[key] for key in ("model", "loss_normalizer", "anchors") if key in saved
+            }
             about = {"metric": self.metric.name, "value": value, "iteration": iteration}
             save_checkpoint(str(self.folder.path / BEST), data | about)

@@ -1,6 +1,5 @@
 """Says how far a run and the evaluation of its checkpoints are, on one screen."""
 
-import json
 import os
 import tempfile
 import time
@@ -25,11 +24,11 @@ def status(run: Path, attempts: int, load_experiment) -> str:
         load_experiment: reads a config file.
     """
     folder = RunDirectory(run)
-    now = _time_of_disk(folder)
+    now = time_of_disk(folder)
     experiment = load_experiment(str(run / "config.yaml"))
     schedule = experiment.schedule
     backlog = Backlog.look(
-        folder, attempts, lambda attempt: now - _modified(attempt.path) < attempt.timeout
+        folder, attempts, lambda attempt: now - modified(attempt.path) < attempt.timeout
     )
     published, results = folder.published(), folder.results()
     rule = EarlyStopping(**experiment.early_stopping)
@@ -80,24 +79,24 @@ def _row(backlog, iteration, attempts, value):
 
 
 def _training(folder, max_iter, now):
-    log = folder.path / "metrics.json"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    done = json.loads(lines[-1])["iteration"] + 1 if lines else 0
+    lines = folder.metrics()
+    done = lines[-1]["iteration"] + 1 if lines else 0
     end = read_json(folder.path / "ended.json")
     if end:
         state = ", ".join(filter(None, (end["status"], end.get("reason"))))
     else:
-        beat = _modified(folder.trainer_file())
+        beat = modified(folder.trainer_file())
         state = f"sign of life {_duration(now - beat)} ago" if beat else "not begun"
     return f"{done} of {max_iter} iterations are logged; {state}"
 
 
-def _modified(path):
+def modified(path: Path) -> float:
+    """Returns when a file was modified, by the disk's clock; 0 if there is none."""
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _time_of_disk(folder):
-    # What time it is for the disk, which also says when a file was modified.
+def time_of_disk(folder: RunDirectory) -> float:
+    """Returns what time it is for the disk, which also says when a file was modified."""
     try:
         with tempfile.TemporaryFile(dir=folder.shared) as file:
             return os.fstat(file.fileno()).st_mtime

@@ -150,6 +150,10 @@ class Experiment(ABC):
         """Writes the config as YAML, so that it can be read again."""
 
     @abstractmethod
+    def flat(self) -> dict[str, object]:
+        """Returns the values of all keys by their names, written with dots."""
+
+    @abstractmethod
     def set_classes(self, things: int, stuff: int, keypoints: int):
         """Sets the sizes of the model's heads; 0 is a kind that the dataset does not have."""
 
@@ -162,6 +166,11 @@ class Experiment(ABC):
     @abstractmethod
     def uses_keypoints(self) -> bool:
         """Whether the model learns and predicts keypoints."""
+
+    @property
+    @abstractmethod
+    def uses_rotated_boxes(self) -> bool:
+        """Whether the model learns and predicts rotated boxes."""
 
     @property
     @abstractmethod
@@ -284,7 +293,10 @@ class Experiment(ABC):
         """
         if self._follows_data:
             return
-        name, *others = dict.fromkeys((*self.train_names, *self.test_names))
+        names = (*self.train_names, *self.test_names)
+        if not names:  # a lazy config with loaders of its own
+            return
+        name, *others = dict.fromkeys(names)
         metadata = get_metadata(name)
         for other in others:
             for kind in ("thing_classes", "stuff_classes"):
@@ -356,9 +368,9 @@ class Experiment(ABC):
             raise ValueError(
                 f"there is no image to train on in {names}: {error} Images without annotations, "
                 "or with crowds alone, are left out. tools/check_dataset.py says what is in it."
-            ) from error
+            ) from None
         dataset, ratio = arguments["dataset"], self.train_subset_ratio
-        check_annotations(dataset, self.train_names, self.uses_masks, self.uses_keypoints)
+        self._check_annotations(dataset, self.train_names)
         if ratio < 1:
             if len(dataset) * ratio < 1:
                 self._refuse("train_subset_ratio", f"Of {len(dataset)} images that is no image.")
@@ -375,18 +387,17 @@ class Experiment(ABC):
         self._train_arguments = arguments
         return arguments
 
+    def _check_annotations(self, dataset, names):
+        learns = self.uses_masks, self.uses_keypoints, self.uses_rotated_boxes
+        check_annotations(dataset, names, *learns)
+
     def build_train_loader(self, start_iter: int = 0):
         """Builds the endless loader of batches, from iteration `start_iter` on."""
         return build_train_loader(**self.train_arguments(), seed=self.seed, start_iter=start_iter)
 
     def set_epoch_length(self):
         """Counts the images of an epoch, and turns epochs in the config into iterations."""
-        arguments = self.train_arguments()
-        sampler = arguments["sampler"]
-        self.images_per_epoch = images_per_epoch(arguments["dataset"], sampler)
-        if isinstance(sampler, RandomSubsetTrainingSampler):
-            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
-            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        self.images_per_epoch = self._count_images()
         for iterations, epochs in self.EPOCHS.items():
             value = getattr(self, epochs)
             if isinstance(value, (list, tuple)) and value:
@@ -396,6 +407,14 @@ class Experiment(ABC):
             # From here on, and in the saved config, there are iterations only.
             if value is not None:
                 setattr(self, epochs, getattr(type(self), epochs).default)
+
+    def _count_images(self):
+        arguments = self.train_arguments()
+        sampler = arguments["sampler"]
+        if isinstance(sampler, RandomSubsetTrainingSampler):
+            chosen = (arguments["dataset"][i] for i in sampler._indexes_subset.tolist())
+            self._record_subset("+".join(self.train_names), image_ids(chosen))
+        return images_per_epoch(arguments["dataset"], sampler)
 
     def _to_iterations(self, epochs):
         return round(epochs * self.images_per_epoch / self.batch_size)
@@ -447,7 +466,7 @@ class Experiment(ABC):
                     "test_subset_ratio", f"'{name}' is evaluated by Pascal VOC's, on all images."
                 )
             self._record_subset(name, image_ids(dataset))
-        check_annotations(dataset, [name], self.uses_masks, self.uses_keypoints)
+        self._check_annotations(dataset, [name])
         return build_evaluator(
             name,
             dataset,
@@ -477,9 +496,14 @@ class Experiment(ABC):
         )
 
     def warn_of_limits(self):
-        """Logs what of the test sets no evaluation can count: objects above the limit."""
+        """Logs what no evaluation can count, or leaves out: docs/limits.md of the template has all.
+
+        These are objects above the limit of detections, classes without objects, images outside of
+        a subset.
+        """
         for name in self.test_names:
-            counts = Counter(len(r.get("annotations", ())) for r in self.test_dataset(name))
+            dataset = self.test_dataset(name)
+            counts = Counter(len(record.get("annotations", ())) for record in dataset)
             above = sum(n for objects, n in counts.items() if objects > self.max_detections)
             if above:
                 logger.warning(
@@ -489,6 +513,26 @@ class Experiment(ABC):
                     name,
                     max(counts),
                     self.max_detections,
+                )
+            if self.test_subset_ratio < 1:
+                logger.warning(
+                    "Evaluations on %s are of %d images only, see %s",
+                    name,
+                    len(dataset),
+                    self.name_of("test_subset_ratio"),
+                )
+            annotations = (a for record in dataset for a in record.get("annotations", ()))
+            found = {a["category_id"] for a in annotations if not a.get("iscrowd")}
+            classes = get_metadata(name).get("thing_classes") or ()
+            missing = [c for i, c in enumerate(classes) if i not in found] if found else ()
+            if missing:
+                logger.warning(
+                    "%d of %d classes have no object in %s: they have no AP, and the AP is the mean "
+                    "of the others: %s",
+                    len(missing),
+                    len(classes),
+                    name,
+                    ", ".join(missing[:10]) + ", ..." * (len(missing) > 10),
                 )
 
     def _record_subset(self, name, ids):

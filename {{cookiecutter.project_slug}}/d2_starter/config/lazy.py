@@ -2,20 +2,26 @@
 
 import copy
 import difflib
+import inspect
+from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data.samplers import TrainingSampler
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators
 from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ..evaluation.panoptic import PanopticEvaluator
 from .experiment import Experiment, Key
 
 MISSING = object()
@@ -104,6 +110,9 @@ class LazyExperiment(Experiment):
                 raise ValueError(f"{names[0]} and {names[1]} contradict each other: give one.")
             if given.get(names[0]) is not None:
                 setattr(self, epochs, None)
+        model_ema = self.get_key("train.model_ema", {})
+        if model_ema.get("enabled") and not self.ema_decay:  # as newer detectron2 spells it
+            self.ema_decay = model_ema.get("decay", 0.999)
         self._check_types()
         self.check()
         self._set_defaults(config_file, "./output")
@@ -160,6 +169,9 @@ class LazyExperiment(Experiment):
         value = OmegaConf.select(self.config, name, default=default)
         if name.endswith("dataset.names") and isinstance(value, str):
             return (value,)
+        if name == "dataloader.train.total_batch_size" and value is None:  # of a loader of its own
+            size = OmegaConf.select(self.config, "dataloader.train.batch_size", default=1)
+            return size * comm.get_world_size()
         return tuple(value) if isinstance(value, ListConfig) else value
 
     def set_key(self, name, value):
@@ -168,6 +180,9 @@ class LazyExperiment(Experiment):
 
     def save(self, path):
         LazyConfig.save(self.config, str(path))
+
+    def flat(self):
+        return {key: self.get_key(key) for key in flatten(self.config)}
 
     def set_classes(self, things, stuff, keypoints):
         for name, number in (
@@ -189,7 +204,11 @@ class LazyExperiment(Experiment):
 
     @property
     def _roi_heads(self):
-        return OmegaConf.select(self.config, "model.roi_heads", default={})
+        return OmegaConf.select(self.config, "model.roi_heads", default=OmegaConf.create())
+
+    @property
+    def uses_rotated_boxes(self):
+        return "RotatedAnchorGenerator" in str(self.config.model)
 
     @property
     def max_detections(self):
@@ -243,6 +262,58 @@ class LazyExperiment(Experiment):
             node.ground_truth = ground_truth
         return instantiate(node)
 
+    def _has_own_loader(self, kind):
+        # Whether a config builds its loader by another function than detectron2's or none.
+        target = self.config.dataloader[kind].get("_target_", "")
+        name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"
+        return bool(name) and not name.startswith("detectron2.data.")
+
+    def build_train_loader(self, start_iter: int = 0):
+        """Builds the training loader; one of the config's own begins afresh at a resume."""
+        if self._has_own_loader("train"):
+            return instantiate(self.config.dataloader.train)
+        return super().build_train_loader(start_iter)
+
+    def build_test_loader(self, dataset, ground_truth: bool | None = None):
+        """Builds the loader of a test set; a config's own is taken as it is."""
+        if self._has_own_loader("test"):
+            return instantiate(self.config.dataloader.test)
+        return super().build_test_loader(dataset, ground_truth)
+
+    def _count_images(self):
+        if self._has_own_loader("train"):
+            return float(len(instantiate(self.config.dataloader.train).dataset))
+        return super()._count_images()
+
+    def build_evaluator(self, name: str, folder: str):
+        """Builds `dataloader.evaluator` if there is one, or what the dataset's metadata ask for.
+
+        Args:
+            folder: for the files of evaluators to which the config gives no `output_dir`.
+        """
+        nodes = self.config.dataloader.get("evaluator")
+        if nodes is None:
+            return super().build_evaluator(name, folder)
+        if self.test_subset_ratio < 1:
+            self._refuse(
+                "test_subset_ratio",
+                "dataloader.evaluator evaluates all images: without it, the library's is used.",
+            )
+        nodes = nodes if isinstance(nodes, ListConfig) else [nodes]
+        return DatasetEvaluators([self._build_evaluator(node, name, folder) for node in nodes])
+
+    def _build_evaluator(self, node, name, folder):
+        target = locate(node._target_) if isinstance(node._target_, str) else node._target_
+        names = inspect.signature(target).parameters
+        arguments = {key: instantiate(node[key]) for key in node if key != "_target_"}
+        if "output_dir" in names:
+            arguments.setdefault("output_dir", folder)
+        if not isinstance(arguments.get("dataset_name", ""), str):  # one of several test sets
+            arguments["dataset_name"] = name
+        if target is COCOPanopticEvaluator and not find_spec("panopticapi"):  # not to be had by pip
+            return PanopticEvaluator(arguments["dataset_name"])
+        return target(**arguments)
+
     def _read_train_arguments(self):
         node = self.config.dataloader.train
         own = (*self.OWN_ARGUMENTS, "_target_")
@@ -290,6 +361,8 @@ def _load(config_file, package) -> DictConfig:
         return LazyConfig.load(str(path))
     try:
         nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        if not isinstance(nodes, dict):
+            raise ValueError(f"config file '{config_file}' has no keys and values.")
         _check_targets(nodes, (*TRUSTED, f"{package}."), config_file)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error

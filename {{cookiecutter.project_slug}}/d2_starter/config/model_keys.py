@@ -35,9 +35,10 @@ def add_model_keys(cfg: CfgNode):
 def add_augmentation_keys(cfg: CfgNode):
     """Adds the keys of augmentations and tiles."""
     # What is done to a training image, in this order. Each entry is a name, or {name: {argument:
-    # value}}: a preset (none, light, strong, aerial), or a class of detectron2.data.transforms or of
-    # d2_starter.data (CopyPaste, Mosaic, TileCrop). What ResizeShortestEdge is not told it takes from
-    # MIN_SIZE_TRAIN and MAX_SIZE_TRAIN. Empty: detectron2's keys CROP, MIN_SIZE_TRAIN, RANDOM_FLIP.
+    # value}}: a preset (none, light, strong, aerial), or a class of detectron2.data.transforms or
+    # of d2_starter.data (CopyPaste, Mosaic, TileCrop). What ResizeShortestEdge is not told it takes
+    # from MIN_SIZE_TRAIN and MAX_SIZE_TRAIN. Empty: detectron2's keys CROP, MIN_SIZE_TRAIN,
+    # RANDOM_FLIP.
     cfg.INPUT.AUGMENTATIONS = []
     # An object of which a crop or a tile leaves less than this share is no ground truth any more.
     cfg.INPUT.MIN_VISIBLE = 0.0
@@ -47,7 +48,7 @@ def add_augmentation_keys(cfg: CfgNode):
     cfg.TEST.TILES.ENABLED = False
     # Height and width of a tile in the image as it is in the file, pixels.
     cfg.TEST.TILES.SIZE = (1024, 1024)
-    # Pixels that neighbours share; at least the length of most objects, so that one tile has it whole.
+    # Pixels that neighbours share; at least the length of most objects: one tile then has it whole.
     cfg.TEST.TILES.OVERLAP = 128
     # Predict the whole image too, for objects larger than a tile.
     cfg.TEST.TILES.WHOLE_IMAGE = True
@@ -73,11 +74,11 @@ def check_model_values(cfg):
     tiles = cfg.TEST.TILES
     if len(tiles.SIZE) != 2 or not 0 <= tiles.OVERLAP < min(tiles.SIZE):
         raise ValueError(
-            f"TEST.TILES.SIZE is {tiles.SIZE}, OVERLAP {tiles.OVERLAP}. Give a height and a width, and "
-            "fewer pixels of overlap than those."
+            f"TEST.TILES.SIZE is {tiles.SIZE}, OVERLAP {tiles.OVERLAP}. Give a height and a width, "
+            "and fewer pixels of overlap than those."
         )
     if tiles.NMS_BY not in ("box", "mask") or not 0 < tiles.NMS_THRESH <= 1:
         raise ValueError(
-            f"TEST.TILES.NMS_BY is '{tiles.NMS_BY}', NMS_THRESH {tiles.NMS_THRESH}. Give box or mask, "
-            "and a share from above 0 up to 1."
+            f"TEST.TILES.NMS_BY is '{tiles.NMS_BY}', NMS_THRESH {tiles.NMS_THRESH}. Give box or "
+            "mask, and a share from above 0 up to 1."
         )

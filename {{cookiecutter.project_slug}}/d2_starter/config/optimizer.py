@@ -1,4 +1,4 @@
-"""The optimizer of a yacs config: detectron2's SGD, or AdamW; with layer-wise decay, if asked for."""
+"""Builds optimizers: detectron2's SGD, or AdamW, with layer-wise decay of the learning rate."""
 
 import re
 
@@ -36,7 +36,7 @@ def build_optimizer(cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
 def layer_decay_params(
     model: torch.nn.Module, base_lr: float, layer_decay: float = 1.0, **arguments
 ) -> list[dict]:
-    """Returns parameter groups for an optimizer, the learning rate smaller the deeper in the backbone.
+    """Returns parameter groups for an optimizer, smaller rates for the backbone's first layers.
 
     In a lazy config it takes the place of `get_default_optimizer_params`.
 
@@ -57,8 +57,8 @@ def layer_decay_params(
 def layer_factors(model: torch.nn.Module, layer_decay: float) -> dict[str, float]:
     """Returns what the learning rate of each of the backbone's parameters is multiplied by.
 
-    The blocks of the backbone are numbered in the order in which it has them; each has `layer_decay`
-    times the rate of the next one, and the last has it of the heads. The stem is the first. For ViTs
+    Each block of the backbone has `layer_decay` times the rate of the next one, and the last block
+    has `layer_decay` times the rate of the heads. The stem comes before the first block. For ViTs
     this is detectron2's `get_vit_lr_decay_rate`.
     """
     layers = {}  # of a block, its number

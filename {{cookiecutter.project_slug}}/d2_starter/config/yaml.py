@@ -1,13 +1,16 @@
 """Reads experiments from YAML configs, with detectron2's keys and the library's."""
 
+import copy
 import difflib
+import weakref
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.solver import build_lr_scheduler
@@ -17,6 +20,8 @@ from .experiment import Experiment, Key
 from .keys import add_starter_config
 from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
 from .optimizer import build_optimizer
+
+_BY_CONFIG = weakref.WeakValueDictionary()  # id of a config: its experiment
 
 
 class YamlExperiment(Experiment):
@@ -121,6 +126,36 @@ class YamlExperiment(Experiment):
         check_model_values(self.config)
         set_timm_pixels(self.config, self._defaults)
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
+        self._remember()
+
+    def _remember(self):
+        self._read_data = _data_keys(self.config)
+        _BY_CONFIG[id(self.config)] = self
+
+    @classmethod
+    def of(cls, config: CfgNode, mapper: Callable | None = None) -> "YamlExperiment":
+        """Returns the experiment that has this config, or makes one.
+
+        Args:
+            config: made by the user; in a copy, keys of the library that it lacks get defaults.
+            mapper: as above; None: detectron2's DatasetMapper, without validation loss.
+        """
+        found = _BY_CONFIG.get(id(config))
+        if found and found.config is config:
+            keys = _data_keys(config)
+            if found._read_data != keys:  # the user changed them since
+                found._train_arguments, found._read_data = None, keys
+            return found
+        experiment = cls.__new__(cls)
+        Experiment.__init__(experiment)
+        experiment._mapper = mapper or _detectron2_mapper
+        experiment._defaults = default_config(lambda cfg: None)
+        experiment.config = _add_missing(config.clone(), experiment._defaults)
+        if experiment.device == "cuda" and not torch.cuda.is_available():
+            experiment.device = "cpu"
+        experiment.check()
+        experiment._remember()
+        return experiment
 
     def _settle_unit(self, given, config_file, iterations, epochs):
         # In a file, with all that it builds on, a length is in iterations or in epochs.
@@ -153,6 +188,9 @@ class YamlExperiment(Experiment):
                 del reduce(getattr, nodes, config)[last]
         Path(path).write_text(config.dump(), encoding="utf-8")
 
+    def flat(self):
+        return flatten(self.config)
+
     def set_classes(self, things, stuff, keypoints):
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
         counts["things or stuff"] = things or stuff
@@ -176,6 +214,10 @@ class YamlExperiment(Experiment):
     @property
     def uses_keypoints(self):
         return self.config.MODEL.KEYPOINT_ON
+
+    @property
+    def uses_rotated_boxes(self):
+        return "Rotated" in self.config.MODEL.ANCHOR_GENERATOR.NAME
 
     @property
     def max_detections(self):
@@ -212,6 +254,26 @@ class YamlExperiment(Experiment):
     def override(self, attribute: str, value) -> list[str]:
         """Returns the words of a command line that give a key another value."""
         return [self.name_of(attribute), str(value)]
+
+
+def _data_keys(cfg):
+    # What of a config decides what the training loader delivers, but for a seed that setup draws.
+    loader = {key: value for key, value in cfg.DATALOADER.items() if key != "RANDOM_SUBSET_SEED"}
+    return str((cfg.DATASETS, loader, cfg.INPUT, cfg.SOLVER.IMS_PER_BATCH))
+
+
+def _detectron2_mapper(cfg, is_train, ground_truth=None):
+    return DatasetMapper(cfg, is_train=is_train)
+
+
+def _add_missing(config, defaults):
+    config.defrost()
+    for key, value in defaults.items():
+        if isinstance(value, CfgNode) and key in config:
+            _add_missing(config[key], value)
+        elif key not in config:
+            config[key] = copy.deepcopy(value)
+    return config
 
 
 def default_config(add_config: Callable[[CfgNode], None]) -> CfgNode:

@@ -1,8 +1,8 @@
 """Augmentations: read from a config by name, and applied to an image with all its ground truth.
 
-INPUT.AUGMENTATIONS is a list. Each entry is the name of a preset below, the name of a class of
-`detectron2.data.transforms`, of detectron2's `ColorAugSSDTransform`, of one of this library (CopyPaste,
-Mosaic, TileCrop) or of one that the project registers, or {name: {argument: value, ...}}.
+INPUT.AUGMENTATIONS is a list of names, or of {name: {argument: value, ...}}. A name is that of a
+preset below, of a class of `detectron2.data.transforms`, of `ColorAugSSDTransform`, of a class of
+this library (CopyPaste, Mosaic, TileCrop), or of one that the project registers.
 """
 
 import difflib
@@ -276,7 +276,7 @@ def check_augmentations(cfg):
     state = np.random.get_state()
     try:
         for augmentation in config_augmentations(cfg, is_train=True):
-            if not isinstance(augmentation, T.Augmentation):
+            if not isinstance(augmentation, T.Augmentation) or isinstance(augmentation, MultiImage):
                 continue  # a transform may be for images of one size
             sample = Sample(
                 np.full((480, 640, 3), 128, np.uint8), [], np.zeros((480, 640), np.uint8)

@@ -23,7 +23,7 @@ def metadata(kind: str) -> dict:
 
 
 def load(name: str, kind: str, records: list[dict]) -> list[dict]:
-    """Returns the dataset dicts of a kind; groups of objects that nobody can tell apart are left out.
+    """Returns the dataset dicts of a kind; groups that nobody can tell apart are left out.
 
     Args:
         name: of the registered dataset.

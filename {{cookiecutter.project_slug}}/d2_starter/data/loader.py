@@ -19,13 +19,17 @@ from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
 )
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 SMALL = 2**18  # bytes; what is larger is faster sent through shared memory than through a pipe
-# The signals by which clusters take a machine away; Windows does not know SIGUSR1.
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# The signals by which clusters take a machine away, and a terminal that is closed ends what runs in
+# it; Windows knows SIGTERM alone.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def seed_all(*numbers: int):
@@ -170,13 +174,24 @@ def _reduce(tensor: torch.Tensor):
     return torch.from_numpy, (tensor.numpy(),)
 
 
-def check_annotations(dataset: Iterable[dict], names: Sequence[str], masks: bool, keypoints: bool):
+def check_annotations(
+    dataset: Iterable[dict], names: Sequence[str], masks: bool, keypoints: bool, rotated: bool
+):
     """Checks that every object has what the model learns or is evaluated by.
 
     Raises:
-        ValueError: some objects have no mask, or no keypoints.
+        ValueError: some objects have no mask, or no keypoints, or upright boxes where the model
+            learns rotated ones, or the other way round.
     """
     annotations = [a for r in dataset for a in r.get("annotations", ()) if not a.get("iscrowd")]
+    others = sum((a.get("bbox_mode") == BoxMode.XYWHA_ABS) != rotated for a in annotations)
+    if others:
+        has, learns = ("upright", "rotated") if rotated else ("rotated", "upright")
+        raise ValueError(
+            f"{others} of {len(annotations)} objects in {', '.join(names)} have {has} boxes, but "
+            f"this model learns {learns} ones. Rotated boxes need a model for them "
+            "(RotatedAnchorGenerator, RRPN, RROIHeads, ROIAlignRotated) and BoxMode.XYWHA_ABS."
+        )
     for what, key, is_needed in (
         ("mask", "segmentation", masks),
         ("keypoints", "keypoints", keypoints),

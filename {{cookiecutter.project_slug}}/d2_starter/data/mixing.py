@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from .sample import IGNORED, Sample, shift, tight_box, to_mask, transform
 
 
-class MultiImage:
+class MultiImage(T.Augmentation):
     """An augmentation that takes other images to the one it is for.
 
     Attributes:
@@ -119,8 +119,8 @@ class Mosaic(MultiImage):
         Args:
             size: height and width of the result, pixels.
             prob: how often it is done.
-            scale: least and largest size of an image, as a share of the result's. From each a random
-                part of its quarter's size is taken, or the whole and a gray margin.
+            scale: least and largest size of an image, as a share of the result's. From each a
+                random part of its quarter's size is taken, or the whole and a gray margin.
             min_visible: an object of which less than this share is left is left out.
         """
         self.size, self.prob, self.scale, self.min_visible = tuple(size), prob, scale, min_visible

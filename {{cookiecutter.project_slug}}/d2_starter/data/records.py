@@ -12,7 +12,7 @@ MODES = {int(mode): mode for mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMod
 
 
 def complete(name: str, records: list[dict], classes: int):
-    """Fills in what has one right value, in place: sizes from the image files, ids from their names.
+    """Fills in what has one right value, in place: sizes from image files, ids from their names.
 
     Numbers of numpy become Python's, which evaluations can write to JSON.
 
@@ -30,8 +30,8 @@ def complete(name: str, records: list[dict], classes: int):
     for index, record in enumerate(records):
         for where, field, text in problems_of(record, index, classes):
             raise ValueError(
-                f"dataset '{name}', {where}: {field} {text}. Set it where the dataset is loaded, in "
-                "data/dataset.py; https://detectron2.readthedocs.io/tutorials/datasets.html has "
+                f"dataset '{name}', {where}: {field} {text}. Set it where the dataset is loaded, "
+                "in data/dataset.py; https://detectron2.readthedocs.io/tutorials/datasets.html has "
                 "all fields."
             )
 

@@ -32,7 +32,8 @@ class Sample:
 
     Attributes:
         image: (H, W, C) uint8.
-        annotations: of each object `category_id`; `bbox`, (4,) as XYXY; and, as far as the dataset
+        annotations: of each object `category_id`; `bbox`, (4,) as XYXY, or (5,), rotated boxes as
+            detectron2 has them: center x, center y, width, height, angle; and, as far as the dataset
             has them, `segmentation`, a list of polygons (2 N,) or a mask (H, W) uint8 of 0 and 1,
             and `keypoints`, (K, 3) of x, y, visibility.
         sem_seg: (H, W) uint8, the class of each pixel.
@@ -59,7 +60,10 @@ def read_annotations(annotations: list[dict], unused: Sequence[str] = ()) -> lis
         if annotation.get("iscrowd", 0):
             continue
         a = {key: value for key, value in annotation.items() if key not in unused}
-        a["bbox"], a["bbox_mode"] = np.array(utils.get_bbox(a)), BoxMode.XYXY_ABS
+        if a["bbox_mode"] == BoxMode.XYWHA_ABS:
+            a["bbox"] = np.array(a["bbox"], dtype=float)
+        else:
+            a["bbox"], a["bbox_mode"] = np.array(utils.get_bbox(a)), BoxMode.XYXY_ABS
         if isinstance(a.get("segmentation"), dict):
             a["segmentation"] = mask_util.decode(a["segmentation"])
         elif "segmentation" in a:
@@ -77,7 +81,7 @@ def transform(
     min_visible: float = 0.0,
 ) -> Sample:
     """Returns the sample, augmented. The given one is not to be used any more."""
-    boxes = np.array([a["bbox"] for a in sample.annotations]).reshape(-1, 4)
+    boxes = np.array([utils.get_bbox(a) for a in sample.annotations]).reshape(-1, 4)
     inputs = T.AugInput(sample.image, boxes=boxes, sem_seg=sample.sem_seg)
     height, width = sample.size
     transforms = augmentation(inputs)
@@ -123,6 +127,9 @@ def _apply_to_labels(transforms, labels):
 
 def _transform_annotation(annotation, transforms, size, is_cut):
     a = dict(annotation)
+    if len(a["bbox"]) == 5:
+        a["bbox"] = _transform_rotated(a["bbox"], transforms)
+        return a
     height, width = size
     a["bbox"] = transforms.apply_box(a["bbox"][None])[0].clip(0, [width, height, width, height])
     segmentation = a.get("segmentation")
@@ -137,6 +144,18 @@ def _transform_annotation(annotation, transforms, size, is_cut):
     if is_cut and segmentation is not None:
         a["bbox"] = tight_box(a["segmentation"])
     return a
+
+
+def _transform_rotated(box, transforms):
+    for t in transforms.transforms:
+        if isinstance(t, (T.HFlipTransform, T.ResizeTransform)):
+            (box,) = t.apply_rotated_box(box[None].copy())
+        elif not isinstance(t, KEEP_BOXES) or isinstance(t, T.VFlipTransform):
+            raise ValueError(
+                f"{type(t).__name__} cannot be applied to rotated boxes: of the augmentations, "
+                "take those that resize, mirror from left to right, or change colors."
+            )
+    return box
 
 
 def _transform_keypoints(keypoints, transforms, size, hflip_indices, is_mirrored):
@@ -180,6 +199,8 @@ def area(annotation) -> float:
     """Pixels of the mask, or of the box if there is none."""
     segmentation = annotation.get("segmentation")
     if segmentation is None:
+        if len(annotation["bbox"]) == 5:
+            return float(annotation["bbox"][2] * annotation["bbox"][3])
         x0, y0, x1, y1 = annotation["bbox"]
         return float((x1 - x0) * (y1 - y0))
     if isinstance(segmentation, np.ndarray):

@@ -11,16 +11,16 @@ from .sample import transform
 class TileCrop(T.Augmentation):
     """Takes a random tile, mostly around an object. A smaller image gets a gray margin.
 
-    Objects at the tile's border are cut, and their boxes with them. INPUT.MIN_VISIBLE says how much of
-    one has to be left.
+    Objects at the tile's border are cut, and their boxes with them. INPUT.MIN_VISIBLE says how much
+    of one has to be left.
     """
 
     def __init__(self, size: Sequence[int], around_object: float = 0.8):
         """
         Args:
             size: height and width of the tile, pixels.
-            around_object: how often it is around an object: one of them at random is in it, whole if
-                it fits. Else the tile is anywhere, so that background is seen too.
+            around_object: how often it is around an object: one of them at random is in it, whole
+                if it fits. Else the tile is anywhere, so that background is seen too.
         """
         super().__init__()
         self.size, self.around_object = tuple(size), around_object
@@ -52,7 +52,7 @@ class TileCrop(T.Augmentation):
 
 
 def grid(size: Sequence[int], tile: Sequence[int], overlap: int) -> list[tuple[int, int, int, int]]:
-    """Returns tiles (x0, y0, x1, y1) that cover an image, neighbours sharing `overlap` or more pixels.
+    """Returns tiles (x0, y0, x1, y1) that cover an image; neighbours share at least `overlap`.
 
     Args:
         size, tile: height and width, of the image and of a tile.
@@ -73,22 +73,23 @@ class TileMapper:
     """Maps a dataset dict to its tiles, each of which is an input of detectron2's models.
 
     The tiles are cut from the image as it is in the file, and then resized as test images are. The
-    output is the record with the size of the whole image, and `tiles`, a list of inputs. Each of those
-    says its place: `tile`, (x0, y0, x1, y1) in pixels of the image.
+    output is the record with the size of the whole image, and `tiles`, a list of inputs. Each says
+    its place: `tile`, (x0, y0, x1, y1) in pixels of the image.
     """
 
     def __init__(self, mapper, size: Sequence[int], overlap: int, whole_image: bool = True):
         """
         Args:
-            mapper: the one for whole images, with `read`, `augment` and `to_input` as the project's.
+            mapper: the one for whole images, with `read`, `augment` and `to_input`.
             size: height and width of a tile, pixels.
             overlap: pixels that neighbours share.
             whole_image: whether the whole image is an input too, the last.
         """
         if not hasattr(mapper, "to_input"):
             raise ValueError(
-                f"tiles need a mapper with read, augment and to_input, such as the project's "
-                f"data/dataset_mapper.py; {type(mapper).__name__} has not. Set TEST.TILES.ENABLED False."
+                "tiles need a mapper with read, augment and to_input, as in the project's "
+                f"data/dataset_mapper.py; {type(mapper).__name__} has not. "
+                "Set TEST.TILES.ENABLED False."
             )
         self.mapper, self.size, self.overlap, self.whole_image = mapper, size, overlap, whole_image
 

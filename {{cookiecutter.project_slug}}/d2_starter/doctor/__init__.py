@@ -1,7 +1,7 @@
 """Checks datasets: what would stop a training, spoil it, or is not as one may think.
 
-formats/problems.py and findings.py list all that can be found. The readers of formats/ are tolerant;
-images.py looks at one image with its masks and its label map, annotations.py at all annotations at
+formats/problems.py and findings.py list all that can be found. The readers of formats/ go on after
+mistakes; images.py looks at one image with its masks and its label map, annotations.py at all annotations at
 once, pairs.py at two datasets. command.py is tools/check_dataset.py.
 """
 
@@ -175,10 +175,10 @@ def check_labels(dataset: Dataset, results: list) -> dict[str, int]:
 
 
 def check_counts(dataset, objects, is_usable, sizes, model) -> list[float]:
-    """Images with more objects than evaluations count, and objects that COCO calls small.
+    """Images with more objects than evaluations count; the share of those that COCO calls small.
 
     Returns:
-        the share of small objects, as in the files, and as the model gets them; [] if there is none.
+        the share of small objects, as in the files, and as the model gets them; []: none.
     """
     found, is_object = dataset.found, ~objects.is_crowd
     numbers = np.bincount(objects.owners[is_object], minlength=len(dataset.records))
@@ -194,13 +194,6 @@ def check_counts(dataset, objects, is_usable, sizes, model) -> list[float]:
     extents = objects.boxes[rows, 2:] - objects.boxes[rows, :2]
     is_small = np.sqrt(extents.prod(axis=1)) < COCO_SMALL
     resized = float((sizes < COCO_SMALL).mean())
-    if is_small.mean() > 0.5:
-        text = f" ({100 * resized:.0f} % once images are resized)" if model else ""
-        found.add_all(
-            "object-coco-small",
-            rows[is_small],
-            lambda i: f"{100 * is_small.mean():.0f} % of {dataset.name}{text}; {objects.box(i)}",
-        )
     return [float(is_small.mean()), resized]
 
 

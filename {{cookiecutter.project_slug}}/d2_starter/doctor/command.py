@@ -26,8 +26,8 @@ def main(register_datasets, load_experiment, arguments: list[str] | None = None)
         register_datasets, load_experiment: the project's functions.
     """
     parser = argparse.ArgumentParser(
-        description="Looks for mistakes in datasets: in images, boxes, masks, keypoints, classes and"
-        " label maps.",
+        description="Looks for mistakes in datasets: in images, boxes, masks, keypoints, classes"
+        " and label maps.",
         epilog="The exit status is 0 if there are no errors, 1 if there are, 2 for wrong usage.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets, as registered")

@@ -241,12 +241,6 @@ CHECKS = {
         "Nothing, if only boxes are needed.",
     ),
     # ---- Keypoints
-    "keypoints-invalid": Check(
-        ERROR,
-        "objects with another number of keypoints than there are names, or with some not finite",
-        "Training stops when it comes to one of them.",
-        "Give each object (x, y, visibility) for each name; 0, 0, 0 for what is not annotated.",
-    ),
     "keypoints-missing": Check(
         ERROR,
         "objects without keypoints",
@@ -317,14 +311,8 @@ CHECKS = {
         "images with more objects than an evaluation counts detections",
         "COCO's AP counts 100 detections an image, and a model gives TEST.DETECTIONS_PER_IMAGE at "
         "most: the AP stays below 100 whatever the model finds.",
-        "Raise TEST.DETECTIONS_PER_IMAGE (in a lazy config: test_topk_per_image), or cut the images "
-        "into tiles.",
-    ),
-    "object-coco-small": Check(
-        WARNING,
-        "objects, more than half of all, that COCO calls small: under 32 x 32 pixels",
-        "AP is mostly APs, the lowest of the three; APm and APl are of few objects.",
-        "Compare runs by AP50 and APs. Enlarge the images (INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST).",
+        "Raise TEST.DETECTIONS_PER_IMAGE (in a lazy config: test_topk_per_image), or cut the "
+        "images into tiles.",
     ),
     "image-near-duplicate": Check(
         WARNING,

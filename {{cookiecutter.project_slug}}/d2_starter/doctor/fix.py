@@ -62,8 +62,8 @@ def write_fixed(name: str, folder: Path) -> str:
     files[1].write_text("".join(f"{change}\n" for change in changes), encoding="utf-8")
     number = len(content["annotations"])
     return (
-        f"{name}: {len(changes)} changes ({files[1]}), {number} annotations in {files[0]}. Its images "
-        f"are named by their full paths: uv run tools/set_dataset.py {folder}"
+        f"{name}: {len(changes)} changes ({files[1]}), {number} annotations in {files[0]}. Its "
+        f"images are named by their full paths: uv run tools/set_dataset.py {folder}"
     )
 
 

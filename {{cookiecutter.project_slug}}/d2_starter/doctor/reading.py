@@ -88,11 +88,14 @@ def read(name: str) -> Dataset:
     metadata = MetadataCatalog.get(name)
     readable_problems.pop(name, None)
     gc.disable()  # else it looks through millions of annotations again and again
+    Split.keeps_ids = True
     try:
         loaded = load_uncleaned(name)
     except Exception as error:  # of a function that anybody may have written
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         dataset.error = f"{name}: {type(error).__name__}: {text}"
+    finally:
+        Split.keeps_ids = False
     gc.disable()  # loading from the cache enables it
     dataset.stuff = list(metadata.get("stuff_classes") or ())
     dataset.ignore_label = metadata.get("ignore_label", 255)
@@ -131,6 +134,7 @@ def _read_file(dataset, metadata):
     )
     tree = Tree(root)
     split = Split(tree, {"annotations": tree.relative(file), "images": ""})
+    split.keeps_ids = True
     (lvis if metadata.evaluator_type == "lvis" else coco).read(split)
     split.finish()
     number(split, split.classes, split.keypoints)

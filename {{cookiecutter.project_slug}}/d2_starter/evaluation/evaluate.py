@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -15,10 +15,12 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    RotatedCOCOEvaluator,
     SemSegEvaluator,
     inference_on_dataset,
 )
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ..data.loader import image_ids
@@ -31,8 +33,8 @@ SUMMARY = ("AP", "AP50", "mIoU", "PQ", "total_loss")
 COCO_DETECTIONS = 100  # an image, of which COCO's evaluation takes notice
 
 
-class SubsetCOCOEvaluator(COCOEvaluator):
-    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+class _OnSubset:
+    # detectron2's evaluators of COCO, on the given images alone.
 
     def __init__(self, *args, image_ids: list, **kwargs):
         super().__init__(*args, **kwargs)
@@ -50,6 +52,25 @@ class SubsetCOCOEvaluator(COCOEvaluator):
             names = class_names if class_names and len(class_names) > 1 else ()
             results = dict.fromkeys([*results, *(f"AP-{name}" for name in names)], 0.0)
         return results
+
+
+class SubsetCOCOEvaluator(_OnSubset, COCOEvaluator):
+    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+
+
+class SubsetRotatedCOCOEvaluator(_OnSubset, RotatedCOCOEvaluator):
+    """Evaluates rotated boxes as detectron2's RotatedCOCOEvaluator does, on the given images alone.
+
+    That counts 100 detections an image, whatever the model predicts.
+    """
+
+    def _evaluate_predictions_on_coco(self, coco_gt, coco_results):
+        images = {i: coco_gt.imgs[i] for i in self._image_ids}
+        subset = {a["id"]: a for a in coco_gt.anns.values() if a["image_id"] in images}
+        coco_gt.dataset["images"] = list(images.values())
+        coco_gt.dataset["annotations"] = list(subset.values())
+        coco_gt.createIndex()
+        return super()._evaluate_predictions_on_coco(coco_gt, coco_results)
 
 
 class SubsetLVISEvaluator(LVISEvaluator):
@@ -120,11 +141,17 @@ def build_evaluator(
     # Named here, because detectron2 guesses them from the predictions, of which there may be none.
     tasks = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
     if kind == "pascal_voc":
-        return DatasetEvaluators([PascalVOCDetectionEvaluator(name)])
+        return CheckedEvaluators([PascalVOCDetectionEvaluator(name)], name)
     if kind == "lvis":
         evaluator = SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids)
-        return DatasetEvaluators([evaluator])
+        return CheckedEvaluators([evaluator], name)
     evaluators = []
+    annotations = (a for record in dataset for a in record.get("annotations") or ())
+    if kind == "coco" and next(annotations, {}).get("bbox_mode") == BoxMode.XYWHA_ABS:
+        evaluator = SubsetRotatedCOCOEvaluator(
+            name, image_ids=ids, tasks=["bbox"], output_dir=folder, allow_cached_coco=False
+        )
+        return CheckedEvaluators([evaluator], name)
     if kind in ("coco", "coco_panoptic_seg"):
         limit = max(COCO_DETECTIONS, max_detections)
         evaluators.append(
@@ -142,15 +169,44 @@ def build_evaluator(
         evaluators.append(SemSegEvaluator(name, output_dir=folder))
     if kind == "coco_panoptic_seg":
         evaluators.append(PanopticEvaluator(name))
-    return DatasetEvaluators(evaluators)
+    return CheckedEvaluators(evaluators, name)
+
+
+class CheckedEvaluators(DatasetEvaluators):
+    """detectron2's evaluators, which refuse predictions of another kind, and do not print."""
+
+    def __init__(self, evaluators: list[DatasetEvaluator], name: str):
+        super().__init__(evaluators)
+        self._name = name
+
+    def process(self, inputs, outputs):
+        """Takes the predictions for a batch.
+
+        Raises:
+            ValueError: the model does not predict what the dataset is evaluated by.
+        """
+        kind = MetadataCatalog.get(self._name).evaluator_type
+        needed = EVALUATOR_TYPES[kind][0]
+        if needed not in outputs[0]:  # COCOEvaluator, for one, would find an AP of 0
+            raise ValueError(
+                f"the model predicts {', '.join(outputs[0])}, but dataset '{self._name}' is "
+                f"evaluated by {needed} (evaluator_type {kind!r}). Give the config a dataset with "
+                "what its model predicts, as the configs that came with the project have."
+            )
+        super().process(inputs, outputs)
+
+    def evaluate(self):
+        """Returns the results, without the table that pycocotools prints."""
+        with contextlib.redirect_stdout(io.StringIO()):  # COCOEvaluator logs it in shorter form
+            return super().evaluate()
 
 
 class Evaluation(DatasetEvaluator):
     """Evaluates a model on one test set: metrics, and the validation loss if it is asked for.
 
     Args:
-        loader: delivers every image once, with ground truth for the validation loss.
         evaluator: of detectron2.
+        val_loss: whether inputs have ground truth, and losses are computed.
         build_predictor: see `evaluate`.
 
     Attributes:
@@ -160,16 +216,12 @@ class Evaluation(DatasetEvaluator):
     def __init__(
         self,
         model,
-        name: str,
-        loader,
         evaluator: DatasetEvaluator,
         val_loss: bool,
         build_predictor: Callable | None = None,
     ):
-        self.loader = loader
         self._build_predictor = build_predictor or (lambda model, predict: predict)
         self._evaluator = evaluator
-        self._name = name
         self._model = model
         self._val_loss = val_loss
 
@@ -184,26 +236,12 @@ class Evaluation(DatasetEvaluator):
         return self._predict(images)
 
     def process(self, inputs, outputs):
-        """Takes the predictions for a batch.
-
-        Raises:
-            ValueError: the model does not predict what the dataset is evaluated by.
-        """
-        kind = MetadataCatalog.get(self._name).get("evaluator_type")
-        needed = EVALUATOR_TYPES.get(kind, (None,))[0]
-        if needed and needed not in outputs[0]:  # COCOEvaluator, for one, would find an AP of 0
-            raise ValueError(
-                f"the model predicts {', '.join(outputs[0])}, but dataset '{self._name}' is "
-                f"evaluated by {needed} (evaluator_type {kind!r}). Give the config a dataset with "
-                "what its model predicts, as the configs that came with the project have."
-            )
+        """Takes the predictions for a batch."""
         self._evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict:
         """Returns metrics, and the losses as `val_loss`."""
-        # pycocotools prints the table that COCOEvaluator then logs in shorter form.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.results = self._evaluator.evaluate() or {}
+        self.results = self._evaluator.evaluate() or {}
         if self._val_loss:
             self.results["val_loss"] = self._inner.losses()
         return self.results
@@ -248,7 +286,7 @@ def evaluate(
         for name in names:
             loader = build_test_loader(name)
             evaluator = build_evaluator(name, os.path.join(folder, name))
-            evaluation = Evaluation(model, name, loader, evaluator, val_loss, build_predictor)
+            evaluation = Evaluation(model, evaluator, val_loss, build_predictor)
             batches = _First(loader) if quick else loader
             inference_on_dataset(evaluation.predict, batches, evaluation)
             evaluations[name] = evaluation
@@ -285,6 +323,17 @@ def merge_results(evaluations: dict[str, Evaluation]) -> dict[str, float]:
         (results,) = results.values()
     metrics = comm.all_gather(flatten_results_dict(results))[0]
     return {name: float(value) for name, value in metrics.items()}
+
+
+def nest(metrics: dict[str, float], names: Sequence[str]) -> dict:
+    """Returns metrics as detectron2's evaluators do: {"bbox": {"AP": ...}}, or this by test set."""
+    nested = {}
+    for name, value in metrics.items():
+        node, keys = nested, name.split("/", 2 if len(names) > 1 else 1)
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = value
+    return nested
 
 
 def log_metrics(metrics: dict[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ inference/<dataset>/panoptic_per_image.json  {"categories": [{"id", "name"}], "i
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def write_ground_truth(
     for number, record in enumerate(dataset_dicts):
         image_id = record.get("image_id", number)
         image = known.get(image_id, {}) | {"id": image_id}
-        image |= {k: record[k] for k in ("file_name", "sem_seg_file_name") if record.get(k)}
+        files = {k: record[k] for k in ("file_name", "sem_seg_file_name") if record.get(k)}
+        image |= {key: os.path.abspath(file) for key, file in files.items()}
         images.append(image | {k: record[k] for k in ("width", "height") if k in record})
     ids = {image["id"] for image in images}
     content = {
@@ -72,7 +74,7 @@ class PerImageSemSegEvaluator(SemSegEvaluator):
             super().process([image], [output])
             pixels = (self._conf_matrix - before)[:, :-1].T  # (true, predicted), without ignored
             pairs = [[*map(int, pair), int(pixels[tuple(pair)])] for pair in np.argwhere(pixels)]
-            self._per_image[image["file_name"]] = pairs
+            self._per_image[os.path.abspath(image["file_name"])] = pairs
 
     def evaluate(self):
         gathered = comm.gather(self._per_image)

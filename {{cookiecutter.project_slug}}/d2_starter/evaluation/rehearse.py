@@ -9,7 +9,6 @@ best by the metric.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from tabulate import tabulate
@@ -33,9 +32,9 @@ def main():
     file = args.run / "metrics.json"
     if not file.is_file():
         parser.error(f"{args.run} is not the output folder of a training: it has no metrics.json")
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    by_iteration = {line["iteration"]: line for line in lines}
-    for iteration, result in RunDirectory(args.run).results().items():  # of evaluations elsewhere
+    directory = RunDirectory(args.run)
+    by_iteration = {line["iteration"]: line for line in directory.metrics()}
+    for iteration, result in directory.results().items():  # of evaluations elsewhere
         by_iteration[iteration] = by_iteration.get(iteration, {}) | result
     lines = [by_iteration[iteration] for iteration in sorted(by_iteration)]
     logged = [dict(lines[0])] if lines else []

@@ -10,12 +10,12 @@ from detectron2.structures import Boxes, Instances
 class TilePredictor:
     """Predicts the tiles of each image, and puts together what is found in them.
 
-    An object that several tiles show is kept once: of two detections of one class, in different
-    tiles, that overlap by more than `threshold` (of the union, or of one that a tile's border cuts), the
-    one with the lower score goes, where the score of one that is cut counts half. Detections in one tile
-    are left to the model's own suppression.
+    An object that several tiles show is kept once. Two detections of one class, in different tiles,
+    are one object if they share more than `threshold` of their union, or of one that a tile's
+    border cuts. The one with the lower score goes; the score of one that is cut counts half. Detections in
+    one tile are left to the model's own suppression.
 
-    Label maps (`sem_seg`) are averaged where tiles overlap. Panoptic segments cannot be put together.
+    Label maps (`sem_seg`) are averaged where tiles overlap. Panoptic segments cannot be merged.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class TilePredictor:
         kinds = set(outputs[0])
         if kinds - {"instances", "sem_seg"}:
             raise ValueError(
-                f"the model predicts {', '.join(sorted(kinds))}, of which tiles can be put together "
-                "for instances and sem_seg only. Set TEST.TILES.ENABLED False."
+                f"the model predicts {', '.join(sorted(kinds))}. Tiles can be merged of instances "
+                "and sem_seg only. Set TEST.TILES.ENABLED False."
             )
         size, places = (image["height"], image["width"]), [t["tile"] for t in image["tiles"]]
         merged = {}
@@ -195,7 +195,7 @@ class PlacedMasks:
         return PlacedMasks([m.to(*args, **kwargs) for m in self.masks], self.places, self.size)
 
     def overlaps(self, i: int, others: Sequence[int]):
-        """Returns the pixels that mask i shares with others, (K,), those of i, those of others (K,)."""
+        """Returns pixels: shared by mask i and each other (K,), of i, and of the others (K,)."""
         x0, y0, x1, y1 = self.places[i]
         shared = []
         for j in others:

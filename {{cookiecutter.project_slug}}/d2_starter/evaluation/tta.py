@@ -15,8 +15,8 @@ def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> Generalized
     What it needs of the config it takes from the model, which may be of a yacs or a lazy config.
 
     Args:
-        min_sizes, max_size, flip: TEST.AUG.MIN_SIZES, MAX_SIZE, FLIP. The sizes are made from the test
-            image, which is INPUT.MIN_SIZE_TEST large: set that to the largest of them.
+        min_sizes, max_size, flip: TEST.AUG.MIN_SIZES, MAX_SIZE, FLIP. The sizes are made from the
+            test image, which is INPUT.MIN_SIZE_TEST large: set that to the largest of them.
 
     Raises:
         ValueError: detectron2 cannot do it for this model.
@@ -40,7 +40,7 @@ def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> Generalized
 
 
 class TTAPredictor:
-    """Predicts by `build_tta`; what else is done with the inputs, such as losses, is done as well."""
+    """Predicts by `build_tta`; what else is done with inputs, such as losses, is done as well."""
 
     def __init__(self, tta: GeneralizedRCNNWithTTA, predict, model):
         self.tta, self.predict, self.model = tta, predict, model

@@ -45,6 +45,11 @@ def preserved_state(model: nn.Module):
             module.training = training
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Returns whether all weights of a model are numbers."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+
+
 class PredictionsAndLosses:
     """Wraps a model: predicts, and adds up the losses of training for the same images.
 
@@ -101,6 +106,12 @@ class PredictionsAndLosses:
         try:
             losses = self.model([image])
         except Exception as error:
+            if isinstance(error, FloatingPointError) or not is_finite(self.model):
+                raise FloatingPointError(
+                    f"training diverged: the model cannot be evaluated any more ({error}). Lower the "
+                    "learning rate (in proportion to the batch size), warm up for longer, or clip "
+                    "the gradients."
+                ) from None
             is_empty = not len(image.get("instances", [0]))
             if is_empty and "non-empty list" in str(error):  # of torch.cat, as in PointRend
                 _log_once(

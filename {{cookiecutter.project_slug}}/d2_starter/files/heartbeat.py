@@ -11,6 +11,40 @@ from pathlib import Path
 BEAT = 10.0  # seconds between two signs of life, at most
 
 
+def identity() -> dict:
+    """Returns what tells this process from all others, on any machine and in any container."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": _machine(),
+        "started": _start_of(os.getpid()),
+    }
+
+
+def is_running(content: dict) -> bool | None:
+    """Returns whether the process with this identity runs; None: that cannot be known from here."""
+    if not content.get("started") or content.get("machine") != _machine():
+        return None
+    return _start_of(content.get("pid")) == content["started"]
+
+
+def _machine():
+    # With the namespace: in a container a process has another number.
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _start_of(pid):
+    # When a process began, in ticks since the machine did; "" if it is over, or on other systems.
+    with contextlib.suppress(OSError, IndexError):
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = status.rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""
+
+
 class Heartbeat:
     """Keeps a file that says what this process does, and counts up while the process is alive.
 
@@ -30,8 +64,7 @@ class Heartbeat:
         self.path = path
         how = os.O_EXCL if exclusive else 0
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0) | how, 0o666)
-        self._content = {"host": socket.gethostname(), "pid": os.getpid(), "timeout": timeout}
-        self._content |= {"beats": 0} | content
+        self._content = identity() | {"timeout": timeout, "beats": 0} | content
         self._period = min(BEAT, timeout / 6)
         self._start = time.monotonic()
         self._lock = threading.Lock()

@@ -11,10 +11,13 @@ another machine is read: a process is alive as long as the count in its file goe
     evaluation/claim_0000099_1.json   who evaluates it; after a failure, _2 is the next attempt
     evaluation/trainer.json           the training is alive
     ended.json                        how it ended
+    damaged/                          what --resume could not read
 """
 
 import contextlib
+import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +48,8 @@ class Attempt:
     @property
     def timeout(self) -> float:
         """Returns the seconds of silence after which the process counts as dead."""
-        return self.content.get("timeout", 60 * BEAT)
+        seconds = self.content.get("timeout")
+        return seconds if isinstance(seconds, (int, float)) else 60 * BEAT
 
     @property
     def by(self) -> str:
@@ -111,6 +115,26 @@ class RunDirectory:
         status = (read_json(self.path / "ended.json") or {}).get("status")
         return None if status == "interrupted" else status
 
+    def reason(self) -> str:
+        """Returns why the training ended."""
+        return str((read_json(self.path / "ended.json") or {}).get("reason", "no reason given"))
+
+    def write_end(self, status: str, reason: str | None = None):
+        """Writes how the training ended."""
+        content = {"status": status} | ({"reason": reason} if reason else {})
+        write_json(self.path / "ended.json", content)
+
+    def set_aside(self, path: Path, copy: bool = False) -> Path:
+        """Moves what is damaged into `damaged/`, or copies it; returns where it is then."""
+        folder, number = self.path / "damaged", 0
+        if not folder.is_dir():
+            folder.unlink(missing_ok=True)
+            folder.mkdir()
+        while os.path.lexists(target := folder / f"{path.name}{f'.{number}' if number else ''}"):
+            number += 1
+        shutil.copy2(path, target) if copy else os.replace(path, target)
+        return target
+
     def last_checkpoint(self) -> Path | None:
         """Returns the checkpoint that `--resume` continues; None if no existing file is named."""
         try:
@@ -120,6 +144,19 @@ class RunDirectory:
         except (OSError, ValueError):  # no such file, a folder, or not text
             return None
         return path if is_inside else None
+
+    def metrics(self) -> list[dict]:
+        """Returns the lines of metrics.json, one for each iteration, in order.
+
+        Lines that a killed process or a damaged disk has left unreadable are left out.
+        """
+        by_iteration = {}
+        with contextlib.suppress(OSError), open(self.path / "metrics.json", "rb") as file:
+            for text in file:
+                with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+                    line = json.loads(text)
+                    by_iteration[int(line["iteration"])] = line
+        return [line for _, line in sorted(by_iteration.items())]
 
     def trainer_file(self) -> Path:
         """Returns the file in which the training shows that it is alive."""

@@ -2,7 +2,7 @@
 
 A format is a module with three names. `NEEDS` says what must be there. `find(tree)` returns the
 sources of each split, `{"train": [source, ...], ...}`, "" where names do not say which; a source is
-a dict for JSON, whose paths are relative to the tree. `read(split)` fills a `Split` from its source.
+a dict for JSON, whose paths are relative to the tree. `read(split)` fills a `Split` from it.
 """
 
 import math
@@ -90,7 +90,10 @@ class Split:
         stuff: names of the classes of label maps.
         tasks: what can be trained beside what the annotations show.
         metadata: what evaluation needs.
+        keeps_ids: whether annotations keep the ids that COCO's files give them, for messages.
     """
+
+    keeps_ids = False
 
     def __init__(self, tree: Tree, source: dict, is_light: bool = False):
         self.tree = tree
@@ -212,7 +215,7 @@ def number(split: Split, classes: list[str], keypoints: list[str]):
 
 
 def flips(names: list[str]) -> list[tuple[str, str]]:
-    """Returns the pairs of keypoints whose names differ in left and right, which mirroring swaps."""
+    """Returns the pairs of keypoints, left and right by their names, that mirroring swaps."""
     return [
         (name, mirrored)
         for name in names
@@ -223,11 +226,14 @@ def flips(names: list[str]) -> list[tuple[str, str]]:
 
 def is_polygon(polygon) -> bool:
     """Whether it is a flat list of at least three points."""
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
+    return isinstance(polygon, list) and len(polygon) > 5 and is_numbers(polygon, len(polygon) & ~1)
+
+
+def is_numbers(values, length: int) -> bool:
+    """Whether it is a list of so many finite numbers."""
     try:
-        return math.isfinite(sum(polygon))
-    except TypeError:
+        return isinstance(values, list) and len(values) == length and math.isfinite(sum(values))
+    except (OverflowError, TypeError):
         return False
 
 

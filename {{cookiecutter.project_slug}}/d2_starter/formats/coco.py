@@ -3,7 +3,7 @@
 import os
 import re
 
-from .base import SPLIT_WORDS, XYWH, Sources, Split, bounds, is_polygon, split_of
+from .base import SPLIT_WORDS, XYWH, Sources, Split, bounds, is_numbers, is_polygon, split_of
 from .files import Tree, encoding_of, is_image, json_entries, plain, spread
 from .problems import Unusable
 
@@ -147,7 +147,7 @@ def read(split: Split, kind: str = KIND):
     categories = dict(sorted(categories.items(), key=lambda item: _order(item[0])))
     _read_categories(split, categories)
     _join(split, images, objects, categories, path)
-    split.metadata["is_complete"] = is_complete
+    split.metadata["is_complete"] = is_complete and "has_faults" not in split.metadata
     names = {number: category["name"] for number, category in categories.items()}
     split.metadata |= {"json_file": path, "image_root": split.path("images"), "categories": names}
 
@@ -218,6 +218,8 @@ def _annotation(split, entry, path):
     annotation["iscrowd"] = crowd
     if masks:
         annotation["segmentation"] = True if split.is_light else masks
+    if split.keeps_ids and "id" in entry:
+        annotation["id"] = entry["id"]
     points = entry.get("keypoints")
     if points:
         annotation["keypoints"] = points
@@ -261,10 +263,15 @@ def _join(split, images, objects, categories, path):
                 continue
             annotation["category_id"] = name
             if points := annotation.get("keypoints"):
-                if split.keypoints:
+                if split.keypoints and is_numbers(points, 3 * len(split.keypoints)):
                     # COCO counts pixels from their upper left corner, detectron2 from their middle.
                     shifted = [v + 0.5 * (i % 3 != 2) for i, v in enumerate(points)]
                     annotation["keypoints"] = shifted
+                elif split.keypoints:
+                    del annotation["keypoints"]
+                    text = f"{path}, an object of image {image!r}: {str(points)[:40]}"
+                    split.problems.add("keypoints-invalid", text)
+                    split.metadata["has_faults"] = True
                 else:
                     del annotation["keypoints"]
                     split.problems.counts["keypoints-unnamed"] = 1

@@ -32,7 +32,7 @@ MAX_LINE = 1 << 20
 
 
 def columns(row: list[str]) -> list[str]:
-    """Returns which of COLUMNS each column is, "" for others; empty if there is no table of boxes."""
+    """Returns which of COLUMNS each column is, "" for others; empty if it has no boxes."""
     names = [re.sub(r"[\s-]", "_", name.strip().lstrip("\ufeff").lower()) for name in row]
     found = [next((c for c, n in COLUMNS.items() if name in n.split()), "") for name in names]
     for kind, name in (("w", "width"), ("h", "height")):  # else they are the image's

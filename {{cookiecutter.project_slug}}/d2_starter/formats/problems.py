@@ -126,6 +126,13 @@ CHECKS = {
         "From files such polygons are left out; in dataset dicts of your own they stop training.",
         "Remove these polygons; draw the masks again that have no other.",
     ),
+    "keypoints-invalid": Check(
+        ERROR,
+        "objects with another number of keypoints than there are names, or with some not finite",
+        "From files they are read without keypoints; in dataset dicts of your own they stop "
+        "training.",
+        "Give each object (x, y, visibility) for each name; 0, 0, 0 for what is not annotated.",
+    ),
     "keypoints-unnamed": Check(
         WARNING,
         "files whose categories do not name the keypoints that objects have",

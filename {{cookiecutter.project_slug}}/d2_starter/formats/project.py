@@ -53,7 +53,7 @@ class Project:
         datasets: entries; see `formats.Scan`. With the formats "shapes" (generated) and "custom"
             (data/dataset.py knows) nothing is read.
         classes: names of classes, in the order in which models number them.
-        keypoints: names, pairs that mirroring swaps, pairs that are joined; empty if there are none.
+        keypoints: names, pairs that mirroring swaps, pairs that are joined; empty if none.
         sizes: of images, in pixels: `train`, several short sides, `test`, and `max`, the long side.
     """
 

@@ -46,7 +46,7 @@ def _regions(image):
 
 
 def _attribute(images):
-    """Returns which of the attributes of regions is the class: one of LABELS, else the commonest."""
+    """Returns which attribute of regions is the class: one of LABELS, else the commonest."""
     keys = Counter(
         key
         for image in images

@@ -91,8 +91,8 @@ def read(split: Split):
         rotated += _read_one(split, name, path, root, claims)
     if rotated and not any(record["annotations"] for record in split.records):
         raise Unusable(
-            f"{split.path('annotations')!a} has rotated boxes (robndbox), which detectors of upright"
-            " boxes cannot learn; export upright boxes (bndbox), or polygons as COCO's JSON"
+            f"{split.path('annotations')!a} has rotated boxes (robndbox), which detectors of"
+            " upright boxes cannot learn; export upright boxes (bndbox), or polygons as COCO's JSON"
         )
 
 

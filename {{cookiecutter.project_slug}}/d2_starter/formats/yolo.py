@@ -189,8 +189,8 @@ def read(split: Split):
             _add(split, record, named[number] if named else number, box, polygon, points, where)
     if 2 * above > lines_read:
         raise Unusable(
-            f"{above} of {lines_read} lines have numbers above 1, for example in {path!a}; they seem"
-            " to be pixels, but YOLO's are shares: divide them by the image's width and height"
+            f"{above} of {lines_read} lines have numbers above 1, for example in {path!a}; they"
+            " seem to be pixels, but YOLO's are shares: divide them by the image's width and height"
         )
     if lines_read >= 10 and fits[0] < 0.8 * lines_read and fits[1] >= 0.99 * lines_read:
         text = f"{fits[1]} of {lines_read} lines are, in {path} and other files"
@@ -211,7 +211,7 @@ def _name_keypoints(split, keys, number):
 
 
 def _shape(split, numbers, values, where):
-    """Returns a box (center and size), a polygon and a list of keypoints, of which some are None."""
+    """Returns a box (center and size), a polygon and a list of keypoints, or None for each."""
     if values and len(numbers) == 4 + values:
         return numbers[:4], None, numbers[4:]
     if len(numbers) == 5:

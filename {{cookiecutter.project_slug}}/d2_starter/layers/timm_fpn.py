@@ -32,8 +32,11 @@ def import_timm():
 
 
 class TimmBackbone(Backbone):
-    """A model of timm that returns features, named as those of detectron2's ResNets by their stride:
-    "res2" has stride 4, "res3" 8, "res4" 16, "res5" 32."""
+    """A model of timm that returns features.
+
+    They are named by their strides as those of detectron2's ResNets: "res2" 4, "res3" 8, "res4" 16,
+    "res5" 32.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,10 @@ class TimmBackbone(Backbone):
         Args:
             name: of the model, such as "convnext_tiny"; `timm.list_models()` lists them.
             out_features: which stages.
-            freeze_at: so many stages are not trained, as in MODEL.BACKBONE.FREEZE_AT: 1 is the stem, 2
-                the stem and res2, up to 4.
-            freeze_bn: BatchNorm keeps the statistics of the weights. Detectors are trained on batches
-                too small to renew them. From scratch, it must be False.
+            freeze_at: so many stages are not trained, as in MODEL.BACKBONE.FREEZE_AT: 1 is the
+                stem, 2 the stem and res2, up to 4.
+            freeze_bn: BatchNorm keeps the statistics of the weights. Detectors are trained on
+                batches too small to renew them. From scratch, it must be False.
             drop_path_rate: of stochastic depth, if the model has it.
             channels_last: a memory format that is faster on a GPU with mixed precision.
 
@@ -81,8 +84,8 @@ class TimmBackbone(Backbone):
         if missing:
             raise ValueError(
                 f"'{name}' has no {', '.join(missing)}; its stages have the strides "
-                f"{info.reduction()}: {', '.join(names)}. A plain ViT has one stride only and takes "
-                "the pyramid of configs/mask_rcnn_vitdet_b.py instead."
+                f"{info.reduction()}: {', '.join(names)}. A plain ViT has one stride only: take "
+                "the pyramid of ViTDet instead, see docs/models.md."
             )
         self._indices = [names.index(feature) for feature in out_features]
         if self._indices[-1] + 1 < len(names):  # without the stages that nothing is taken from
@@ -148,7 +151,7 @@ def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
 
 
 def timm_pixels(name: str, image_format: str = "RGB") -> tuple[list[float], list[float]]:
-    """Returns the mean and the standard deviation that a model's weights are for, of values to 255."""
+    """Returns mean and standard deviation (of values to 255) that a model's weights are for."""
     import_timm()
     from timm.models import get_pretrained_cfg
 
@@ -177,13 +180,13 @@ def set_timm_pixels(cfg, default):
         default: one with all defaults.
 
     Raises:
-        ValueError: the images are not RGB, which the weights of timm are for.
+        ValueError: the images are not RGB, which timm's weights are for.
     """
     if cfg.MODEL.BACKBONE.NAME != "build_timm_fpn_backbone":
         return
     if cfg.INPUT.FORMAT != "RGB" and cfg.MODEL.WEIGHTS.startswith(TimmWeights.PREFIX):
         raise ValueError(
-            f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but the weights of timm are for RGB. Set it to RGB."
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but timm's weights are for RGB. Set it to RGB."
         )
     pixels = timm_pixels(cfg.MODEL.TIMM.NAME, cfg.INPUT.FORMAT)
     for key, value in zip(("PIXEL_MEAN", "PIXEL_STD"), pixels):
@@ -214,8 +217,8 @@ class TimmWeights(PathHandler):
         except Exception as error:
             raise RuntimeError(
                 f"MODEL.WEIGHTS {path} cannot be had: {error} Without internet, download "
-                f"model.safetensors of https://huggingface.co/timm/{name} elsewhere, and give its path: "
-                f"{self.PREFIX}{name}/path/to/model.safetensors"
+                f"model.safetensors of https://huggingface.co/timm/{name} elsewhere, and give its "
+                f"path: {self.PREFIX}{name}/path/to/model.safetensors"
             ) from error
         weights = {f"backbone.bottom_up.model.{k}": v for k, v in model.state_dict().items()}
         handle, local = tempfile.mkstemp(prefix=f"{name}-", suffix=".pth")

@@ -48,7 +48,7 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
+        return self.ends is not None and bool(self.ends[0] > 0 or self.ends[1] < 0)
 
     def in_words(self, first: str, second: str) -> str:
         difference = self.second - self.first

@@ -19,6 +19,7 @@ from torch import nn
 from ..evaluation.early_stopping import Metric, best_of
 from ..files.atomic import write_atomically
 from ..files.heartbeat import Watch
+from ..files.owner import check_owned
 from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
 from ..files.weights import read_weights, to_checkpoint
 from .ema import EMA
@@ -28,10 +29,15 @@ logger = logging.getLogger(__name__)
 
 def model_state(model: nn.Module) -> dict:
     """Returns what a checkpoint says of a model."""
-    state = {"model": model.state_dict()}
+    state = {"model": model.state_dict(), "anchors": anchors(model)}
     if "loss_normalizer" in vars(model):  # of dense detectors: no part of their state_dict
         state["loss_normalizer"] = model.loss_normalizer
     return state
+
+
+def anchors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the anchors at each level, which are no part of a model's state_dict, (N, 4 or 5)."""
+    return {k: v.cpu() for k, v in model.named_buffers() if ".cell_anchors." in f".{k}"}
 
 
 def save_checkpoint(path: str, data: dict):
@@ -40,8 +46,9 @@ def save_checkpoint(path: str, data: dict):
     Raises:
         FloatingPointError: a weight is not finite. An iteration can break the weights although its
             own losses are finite; the checkpoint before it is the last good one.
-        OSError: the disk is full, or cannot be written to.
+        OSError: the disk is full, or cannot be written to, or another training has the directory.
     """
+    check_owned(Path(path).parent)
     state = data["model"].items()
     broken = [name for name, tensor in state if not torch.isfinite(tensor).all()]
     if broken:
@@ -56,13 +63,14 @@ def save_checkpoint(path: str, data: dict):
         raise OSError(
             f"cannot write the checkpoint {path}: {reason}. The last one is as it was: when there "
             "is space, --resume goes on from it. CHECKPOINT_MAX_TO_KEEP deletes old ones."
-        ) from error
+        ) from None
     logger.info("Saved checkpoint %s", path)
 
 
 def make_last(path: str, iteration: int):
     """Makes a checkpoint the one that `--resume` continues, and publishes it to evaluators."""
     folder, name = os.path.split(path)
+    check_owned(Path(folder))
     write_atomically(os.path.join(folder, LAST), lambda file: file.write(name.encode()))
     if name != INTERRUPTED:
         RunDirectory(folder).publish(name, iteration)
@@ -184,6 +192,14 @@ class Checkpointer(DetectionCheckpointer):
         self.clean = clean
         self.complete = complete
 
+    def has_checkpoint(self) -> bool:
+        """Returns whether there is a checkpoint that `--resume` continues."""
+        return RunDirectory(self.save_dir).last_checkpoint() is not None
+
+    def get_checkpoint_file(self) -> str:
+        """Returns the path of that checkpoint, or ""."""
+        return str(RunDirectory(self.save_dir).last_checkpoint() or "")
+
     def start(self, weights: str, resume: bool, optimizer, scheduler) -> int:
         """Loads what a training starts from, and returns its first iteration.
 
@@ -210,6 +226,8 @@ class Checkpointer(DetectionCheckpointer):
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         states |= self.ema.states() if self.ema else {}
         self._write(f"{name}.pth", **states, **kwargs, iteration=iteration)
+        if f"{name}.pth" == BEST:  # as by detectron2's BestCheckpointer: a resume would rewind
+            return
         make_last(os.path.join(self.save_dir, f"{name}.pth"), iteration)
         if self.clean:
             self.clean()
@@ -246,16 +264,31 @@ class Checkpointer(DetectionCheckpointer):
                 f"cannot load the weights '{path}': {error}. Give another file; on a machine "
                 "without internet, copy it there first. Without weights ('') training starts from "
                 "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
-            ) from error
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            ) from None
+        except (pickle.UnpicklingError, EOFError, RuntimeError):
             raise OSError(
                 f"the weights '{path}' cannot be read: the file is damaged, or is no checkpoint."
-            ) from error
+            ) from None
+        self._check_anchors(loaded.pop("anchors", {}))
         if "loss_normalizer" in loaded:
             self.model.loss_normalizer = loaded.pop("loss_normalizer")
         if self.ema:
             self.ema.after_load(loaded, resumes=checkpointables is None)
         return loaded
+
+    def _check_anchors(self, theirs):
+        ours = anchors(self.model)
+        if all(torch.equal(ours[name], theirs[name]) for name in ours.keys() & theirs.keys()):
+            return
+        if self._must_fill:
+            raise ValueError(
+                f"the weights '{self._path}' were trained with other anchors than those of this "
+                "config: they would find nothing. Give the config that they were trained by; the "
+                "run's own is config.yaml beside them."
+            )
+        logger.warning(
+            "The weights were trained with other anchors: what depends on them is learned anew"
+        )
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith((".pkl", ".pyth")):  # detectron2 opens them as programs
@@ -273,19 +306,36 @@ class Checkpointer(DetectionCheckpointer):
         if self._must_fill and (other or missing):
             raise ValueError(
                 f"the weights '{self._path}' are not of this model: they lack {len(missing)} of "
-                f"its parameters{_such_as(missing)}, and {len(other)} have another shape, as with "
-                f"another number of classes{_such_as(other)}. Give a checkpoint that was trained "
-                "by this config on these classes, or train from those weights."
+                f"its parameters{_such_as(missing)}, and {len(other)} have another shape"
+                f"{_why(other)}{_such_as(other)}. Give a checkpoint that was trained by this config "
+                "on these classes, or train from those weights."
             )
         if other:
             logger.info(
-                "%d parameters of the weights are for other classes and start from scratch%s",
+                "%d parameters of the weights have another shape%s and start from scratch%s",
                 len(other),
+                _why(other),
                 _such_as(other),
             )
         incompatible.incorrect_shapes.clear()
         incompatible.missing_keys[:] = missing
         super()._log_incompatible_keys(incompatible)
+
+
+# Parameters whose shape follows from one thing, by their names.
+CAUSES = (
+    ("anchors", r"rpn_head\.(anchor_deltas|objectness_logits)|^head\.(bbox_pred|cls_score)"),
+    ("classes", r"box_predictor|mask_head\.predictor|point_head|sem_seg_head"),
+    ("keypoints", r"keypoint_head\.score"),
+)
+
+
+def _why(names):
+    causes = [cause for cause, parts in CAUSES if any(re.search(parts, n) for n in names)]
+    is_dense = any(name.startswith("head.cls_score") for name in names)
+    if is_dense and not any(name.startswith("head.bbox_pred") for name in names):
+        causes = ["classes"]  # its number of anchors would be in both
+    return f", as with another number of {' or '.join(causes)}" if causes else ""
 
 
 def _such_as(names):

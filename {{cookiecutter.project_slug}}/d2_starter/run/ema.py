@@ -43,13 +43,15 @@ class EMA:
             checkpoint: what else was loaded; a run that resumes takes `trained_model` out of it. A
                 new run starts from the average, if the weights are one.
         """
-        if not self.averaged:
-            return
-        self.model.load_state_dict(self.trained.state_dict())
-        if resumes and "trained_model" in checkpoint:
+        is_average = resumes and "trained_model" in checkpoint
+        if self.averaged:
+            self.model.load_state_dict(self.trained.state_dict())
+            if is_average:
+                self.averaged.n_averaged.fill_(1)  # at 0, the next update would start afresh
+        if is_average:  # also where a run goes on without EMA
             self.trained.load_state_dict(checkpoint.pop("trained_model"))
-            self.averaged.n_averaged.fill_(1)  # at 0, the next update would start afresh
-        self._share_normalizer()
+        if self.averaged:
+            self._share_normalizer()
 
     def _share_normalizer(self):
         if "loss_normalizer" in vars(self.trained):  # of dense detectors: no part of the weights

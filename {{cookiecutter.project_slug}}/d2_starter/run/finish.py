@@ -1,6 +1,7 @@
 """Says at the end of a run what it came to, and where everything is."""
 
 import logging
+import shlex
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -24,6 +25,7 @@ def finish(experiment: Experiment, model: nn.Module, metrics: dict[str, float]):
     if not comm.is_main_process():
         return
     output = Path(experiment.output_dir)
+    quoted = shlex.quote(str(output))
     lines = [
         f"{key:20} {value:.{4 if 'loss' in key else 2}f}" for key, value in summary(metrics).items()
     ]
@@ -38,11 +40,11 @@ def finish(experiment: Experiment, model: nn.Module, metrics: dict[str, float]):
         what = f"{best['metric']} {best['value']:.2f} at iteration {best['iteration']}"
         lines.append(f"{'best checkpoint':20} {output / BEST} ({what})")
     if not experiment.eval_in_loop:
-        lines.append(f"{'evaluation':20} uv run tools/evaluate_checkpoints.py {output}")
+        lines.append(f"{'evaluation':20} uv run tools/evaluate_checkpoints.py {quoted}")
     if experiment.num_pictures and experiment.test_names:
         from ..pictures.predictions import save_pictures  # matplotlib is slow to import
 
         save_pictures(experiment, model, str(output / "predictions"))
         lines.append(f"{'pictures':20} {output / 'predictions'}")
-    lines.append(f"{'curves':20} uv run tensorboard --logdir {output}")
+    lines.append(f"{'curves':20} uv run tensorboard --logdir {quoted}")
     logger.info("Done.\n  %s", "\n  ".join(lines))

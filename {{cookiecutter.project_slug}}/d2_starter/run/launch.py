@@ -1,5 +1,6 @@
 """Starts a training script: command line, processes, signals."""
 
+import contextlib
 import inspect
 import os
 import signal
@@ -16,6 +17,7 @@ from detectron2.utils import comm
 
 from ..config.experiment import Experiment
 from ..data.loader import SIGNALS
+from ..files.owner import Refused, check_free
 from ..files.run_directory import RunDirectory
 
 # What torchrun, or a batch file in its place, tells the processes that it starts.
@@ -41,24 +43,51 @@ def launch(main: Callable, load_experiment: Callable[[str, list[str]], Experimen
     try:
         _check(args, load_experiment)
     except ValueError as error:
+        _record_failure(args, error)
         sys.exit(f"{parser.prog}: error: {error}")
     if is_started:
         _join_processes(args.num_gpus)
-        main(args)
+        _call(main, args, parser.prog)
         return
     if args.num_gpus * args.num_machines > 1:  # else there is only this one
         _pass_signals_on()
     try:
         launch_processes(
-            main,
+            _call,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args, parser.prog),
         )
     except torch.multiprocessing.ProcessExitedException as error:  # else its status would get lost
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+
+
+def _record_failure(args, error):
+    # Evaluators that wait in the run directory see that this training comes to nothing. Where the
+    # config cannot be read, only the command line may say which directory that is.
+    words = args.opts
+    given = dict(zip(words[::2], words[1::2])) | dict(w.split("=", 1) for w in words if "=" in w)
+    folder = given.get("OUTPUT_DIR") or given.get("train.output_dir")
+    if args.eval_only or not folder:
+        return
+    directory = RunDirectory(folder.strip("'\""))
+    is_earlier = not args.resume and (directory.path / "config.yaml").exists()
+    if is_earlier or directory.end() not in (None, "failed"):
+        return
+    with contextlib.suppress(OSError, Refused):
+        check_free(directory.path, print)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.write_end("failed", f"before it began: {error}")
+
+
+def _call(main, args, program):
+    # A refusal is one line, of one process, without a traceback.
+    try:
+        main(args)
+    except Refused as refusal:
+        sys.exit(f"{program}: error: {refusal}" if comm.is_main_process() else 1)
 
 
 def _join_processes(number_here: int):
@@ -81,7 +110,8 @@ def _pass_signals_on():
             sys.exit(128 + number)
 
     for number in SIGNALS:
-        signal.signal(number, receive)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, receive)
 
 
 def _check(args, load_experiment):

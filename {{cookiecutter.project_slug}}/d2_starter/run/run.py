@@ -5,13 +5,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 
 import torch
 from detectron2.utils import comm
 
 from ..data.loader import SIGNALS
-from ..files.atomic import write_json
-from ..files.heartbeat import BEAT, Heartbeat
+from ..files import owner
 from ..files.run_directory import CONVERGED, STOP_FILE, RunDirectory
 
 FILE = 255  # stands for the stop file where a signal's number is sent between ranks
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class Run:
     """A training in progress, to be used as a context manager.
 
-    While the context lasts, `evaluation/trainer.json` shows evaluators that the training is alive.
+    While the context lasts, `evaluation/trainer.json` shows others that the training is alive, and
+    that the directory is its own.
     At its end `ended.json` is written. Its `status` is "finished"; "converged", by early stopping;
     "stopped", by the user or `training_completed.txt`; "interrupted", by a signal; or "failed". All
     but the first have a `reason`.
@@ -40,7 +41,6 @@ class Run:
         self.reason = None
         self._signal = 0
         self._sent = None  # numbers on their way between the ranks: who asks to stop
-        self._heartbeat = None
 
     def stop(self, status: str, reason: str):
         """Asks the training to end after the current iteration."""
@@ -75,9 +75,14 @@ class Run:
 
         All ranks must call it in each iteration. They tell each other while they compute the next
         one: all stop together and none waits, one iteration later than a single process.
+
+        Raises:
+            Lost: the run directory is not this training's own any more.
         """
         is_main = comm.is_main_process()
-        asked = self._signal or (FILE if is_main and self._stop_file.exists() else 0)
+        if is_main:
+            owner.check_owned(self.directory.path)
+        asked = self._signal or (FILE if is_main and os.path.lexists(self._stop_file) else 0)
         if comm.get_world_size() > 1:
             sent, self._sent = self._sent, _send_maximum(asked)
             asked = _receive(sent) if sent else 0
@@ -92,22 +97,29 @@ class Run:
         return self.directory.path / STOP_FILE
 
     def _read_stop_file(self):
-        try:
-            return self._stop_file.read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
+        if not os.path.lexists(self._stop_file):
             return None
+        try:  # whatever it is, it asks to stop
+            text = self._stop_file.read_bytes()[:1000].decode(errors="replace").strip()
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
 
     def _stop_by_file(self, text):
         status = "converged" if text.startswith(CONVERGED) else "stopped"
         self.stop(status, f"{STOP_FILE}: {text or 'no reason given'}")
 
     def __enter__(self):
-        self._handlers = {number: signal.signal(number, self._receive_signal) for number in SIGNALS}
+        is_main_thread = threading.current_thread() is threading.main_thread()  # others get none
+        self._handlers = {
+            number: signal.signal(number, self._receive_signal)
+            for number in SIGNALS
+            if is_main_thread and signal.getsignal(number) != signal.SIG_IGN  # as nohup does
+        }
         if hasattr(os, "register_at_fork"):  # Windows does not fork
             os.register_at_fork(after_in_child=_restore_signals)
         if comm.is_main_process():
-            self.directory.shared.mkdir(parents=True, exist_ok=True)
-            self._heartbeat = Heartbeat(self.directory.trainer_file(), timeout=6 * BEAT)
+            owner.use(self.directory.path)
         return self
 
     def _receive_signal(self, number, frame):
@@ -119,17 +131,17 @@ class Run:
                 error = error.__context__
             is_stopped = isinstance(error, KeyboardInterrupt)
             self.stop("stopped" if is_stopped else "failed", repr(error))
-        if self.status in ("converged", "stopped", "interrupted"):
-            verb = "was" if self.is_interrupted else "has"
-            logger.info("The training %s %s: %s", verb, self.status, self.reason)
-        file = self.directory.path / "ended.json"
+        if self.is_stopping:
+            how = {"interrupted": "was interrupted", "stopped": "was stopped"}.get(self.status)
+            logger.info("The training %s: %s", how or f"has {self.status}", self.reason)
         # A rank that fails may be the only one that can still write.
-        if comm.is_main_process() or (self.status == "failed" and not file.exists()):
-            end = {"status": self.status} | ({"reason": self.reason} if self.reason else {})
+        path, is_main = self.directory.path, comm.is_main_process()
+        is_last = self.status == "failed" and not (path / "ended.json").exists()
+        if owner.owns(path) if is_main else is_last:
             with contextlib.suppress(OSError):  # of a full disk, after which there is an error
-                write_json(file, end)
-        if self._heartbeat:
-            self._heartbeat.close()
+                self.directory.write_end(self.status, self.reason)
+        if is_main:
+            owner.release(path)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if error is None and self.is_interrupted:

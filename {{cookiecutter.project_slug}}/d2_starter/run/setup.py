@@ -17,15 +17,19 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config.experiment import Experiment
-from ..files.run_directory import LAST, STOP_FILE
+from ..files.owner import Refused, check_free, owns, release, take
+from ..files.run_directory import LAST, STOP_FILE, RunDirectory
 from .checkpoint import publish_last
 from .opening import METADATA, metadata_json
+from .repair import repair
+from .resume import END, check_changes, read_earlier
 
 LOGGERS = ("detectron2", "fvcore", "d2_starter")
 CHATTY = ("detectron2.data.common", "detectron2.evaluation.fast_eval_api")
 SHARED_MEMORY = 1024  # MB; a container has 64, unless it is told otherwise
 
 logger = logging.getLogger(__name__)
+_log_files = []
 
 
 def setup(args, load_experiment: Callable[[str, list[str]], Experiment]) -> Experiment:
@@ -33,31 +37,48 @@ def setup(args, load_experiment: Callable[[str, list[str]], Experiment]) -> Expe
 
     What the config gives in epochs is in iterations afterwards. The directory gets `config.yaml`,
     `environment.txt` and `git.diff` beside the log. A new run does not mix with an earlier one in
-    the same directory: that is moved aside.
+    the same directory: that is moved aside, unless its training still lives.
 
     Args:
         args: of the command line, see `launch`.
         load_experiment: reads a config file with overrides.
+
+    Raises:
+        Refused: the directory is another training's, cannot be written to, or has a run that cannot
+            be resumed by this config.
     """
     experiment = load_experiment(args.config_file, args.opts)
     output = Path(experiment.output_dir)
-    moved = None
-    if comm.is_main_process():
-        if not (args.resume or args.eval_only):
-            moved = _move_aside(output)
-        output.mkdir(parents=True, exist_ok=True)
-    comm.synchronize()
+    resume, said = args.resume and not args.eval_only, []
+    _on_main(lambda: said.extend(_prepare_directory(output, resume, args.eval_only)))
+    try:
+        _prepare(experiment, args, load_experiment, output, resume, said)
+    except Exception as error:
+        if owns(output):  # evaluators that wait for this training see that it comes to nothing
+            RunDirectory(output).write_end("failed", f"before it began: {error!r}")
+            release(output)
+        raise
+    seed_all_rng(None if experiment.seed < 0 else experiment.seed + comm.get_rank())
+    torch.backends.cudnn.benchmark = experiment.cudnn_benchmark and not args.eval_only
+    if experiment.device == "cpu" and args.num_gpus > 1:  # else each process takes all cores
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    return experiment
+
+
+def _prepare(experiment, args, load_experiment, output, resume, said):
     setup_logging(output, comm.get_rank())
     logger.info("Command: %s", shlex.join(sys.argv))
     logger.info("Output: %s; device: %s x %d", output, experiment.device, comm.get_world_size())
-    if args.resume and not (output / LAST).exists():
+    for sentence in said:
+        logger.warning("%s.", sentence)
+    has_checkpoint = RunDirectory(output).last_checkpoint() is not None
+    if args.resume and not has_checkpoint:
         logger.warning("There is no checkpoint to resume in %s: training starts afresh.", output)
     _check_shared_memory(experiment.num_workers)
-    if moved:
-        logger.warning("An earlier run was in %s: it is in %s now.", output, moved)
     experiment.follow_data()
     if not args.eval_only:  # an evaluation leaves the training's records
-        _settle_seeds(experiment, load_experiment, output / "config.yaml" if args.resume else None)
+        had = read_earlier(output / "config.yaml", load_experiment) if resume else None
+        _settle_seeds(experiment, had)
         experiment.set_epoch_length()
         experiment.scale_learning_rate()
         schedule = experiment.schedule
@@ -71,27 +92,84 @@ def setup(args, load_experiment: Callable[[str, list[str]], Experiment]) -> Expe
         )
         if not schedule.eval_in_loop and schedule.eval_period:  # then checkpoints are evaluated
             experiment.checkpoint_period = schedule.eval_period
+        if had and has_checkpoint:
+            check_changes(experiment, had, load_experiment)
         if comm.is_main_process():
             _write_records(experiment, output)
             publish_last(output)
     experiment.warn_of_limits()
-    seed_all_rng(None if experiment.seed < 0 else experiment.seed + comm.get_rank())
-    torch.backends.cudnn.benchmark = experiment.cudnn_benchmark and not args.eval_only
-    if experiment.device == "cpu" and args.num_gpus > 1:  # else each process takes all cores
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
-    return experiment
 
 
-def setup_logging(output: Path, rank: int = 0, file: str | None = None):
-    """Sends the log to the terminal and to a file of the directory.
+def _on_main(prepare):
+    # Has the main process do something, and all refuse together.
+    problem = None
+    if comm.is_main_process():
+        try:
+            prepare()
+        except Refused as refusal:
+            problem = str(refusal)
+    if problem := comm.all_gather(problem)[0]:
+        raise Refused(problem)
+
+
+def _prepare_directory(output, resume, eval_only) -> list[str]:
+    try:
+        if eval_only:
+            output.mkdir(parents=True, exist_ok=True)
+            return []
+        check_free(output, print)
+        moved = None if resume else _move_aside(output)
+        output.mkdir(parents=True, exist_ok=True)
+        take(output)
+        if moved:
+            return [f"An earlier run was in {output}: it is in {moved} now"]
+        return repair(output) if resume else []
+    except OSError as error:
+        user = f"user {os.getuid()}" if hasattr(os, "getuid") else "this user"
+        raise Refused(
+            f"{output} cannot be used as the run directory: {error}. It has to be a folder that "
+            f"{user} may write to; in a container, make the mounted folder before (mkdir -p), and "
+            'run as its owner (--user "$(id -u):$(id -g)").'
+        ) from None
+
+
+def setup_logging(output: Path, rank: int = 0, file: str = "log.txt"):
+    """Sends the log to the terminal and to a file of the directory, instead of to an earlier one.
 
     Args:
-        file: name of the file; None: detectron2's log.txt.
+        file: its name; those of other ranks end in their number.
     """
+    close_log()
+    handler = logging.FileHandler(output / (f"{file}.rank{rank}" if rank else file))
+    handler.setFormatter(
+        logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+    )
     for name in LOGGERS:
-        setup_logger(str(output / file if file else output), distributed_rank=rank, name=name)
+        # detectron2's own function opens each file once in a process, also when it has moved.
+        setup_logger(distributed_rank=rank, name=name).addHandler(handler)
+    _log_files.append(handler)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("detectron2.data.build").addFilter(_warn_of_removed)
+
+
+def _warn_of_removed(record):
+    # detectron2 leaves images out of the training in a line like any other.
+    text = str(record.msg)
+    is_some = text.startswith("Removed ") and not text.startswith("Removed 0 ")
+    if is_some and record.levelno < logging.WARNING:
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg += " FILTER_EMPTY_ANNOTATIONS (filter_empty) False keeps images without objects."
+    return True
+
+
+def close_log():
+    """Closes the log file of an earlier run in this process."""
+    while _log_files:
+        handler = _log_files.pop()
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
+        handler.close()
 
 
 def _check_shared_memory(num_workers):
@@ -106,9 +184,8 @@ def _check_shared_memory(num_workers):
         )
 
 
-def _settle_seeds(experiment, load_experiment, earlier: Path | None):
+def _settle_seeds(experiment, had):
     # Draws the seeds that are others in each new run; a resumed run keeps those it had.
-    had = load_experiment(str(earlier), []) if earlier and earlier.exists() else None
     used = {"seed": True, "train_subset_seed": experiment.train_subset_ratio < 1}
     for attribute, is_used in used.items():
         if is_used and getattr(experiment, attribute) < 0:
@@ -119,6 +196,8 @@ def _settle_seeds(experiment, load_experiment, earlier: Path | None):
 def _write_records(experiment, output):
     (output / "ended.json").unlink(missing_ok=True)
     experiment.save(output / ".config.yaml")
+    with open(output / ".config.yaml", "a", encoding="utf-8") as file:
+        file.write(END)
     os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
     names = (*experiment.train_names, *experiment.test_names)
     (output / METADATA).write_text(metadata_json(names), encoding="utf-8")
@@ -134,6 +213,7 @@ def _move_aside(output: Path) -> Path | None:
     # Renames a directory with a run in it to the first free of <name>.1, <name>.2, ...
     if not any((output / file).exists() for file in ("metrics.json", LAST, STOP_FILE)):
         return None
+    close_log()  # of that run, if it was in this process
     number = 1
     while (aside := output.with_name(f"{output.name}.{number}")).exists():
         number += 1

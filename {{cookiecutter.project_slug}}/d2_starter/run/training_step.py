@@ -65,7 +65,7 @@ def compute_gradients(
                 loss_dict = model(micro_batch)
                 loss = sum(loss_dict.values()) / accumulate
         except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from error
+            raise diverged(iteration, error) from None
         for name, value in comm.reduce_dict(loss_dict).items():
             losses[name] += value.item() / accumulate
         if not torch.isfinite(loss):

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import logging
-import os
 import re
+from collections import defaultdict
+from pathlib import Path
 
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventWriter,
-    JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config.experiment import Schedule
 from ..files.atomic import write_atomically
+from ..files.run_directory import RunDirectory
 from .setup import LOGGERS
 
 
@@ -30,12 +31,11 @@ def build_writers(output_dir: str, schedule: Schedule, start_iter: int) -> list[
     """
     if not comm.is_main_process():
         return []
-    metrics = os.path.join(output_dir, "metrics.json")
-    _drop_from(metrics, start_iter)
+    lines = [line for line in RunDirectory(output_dir).metrics() if line["iteration"] < start_iter]
     return [
         _MetricPrinter(schedule.max_iter, window_size=schedule.log_period),
-        JSONWriter(metrics, window_size=schedule.log_period),
-        _TensorBoardWriter(output_dir, schedule, start_iter, metrics),
+        _MetricsWriter(Path(output_dir, "metrics.json"), lines, schedule.log_period),
+        _TensorBoardWriter(output_dir, schedule, start_iter, lines),
     ]
 
 
@@ -60,45 +60,67 @@ class _WithEpoch(logging.LoggerAdapter):
         return f" epoch: {epoch:.2f} {message}", kwargs
 
 
+class _MetricsWriter(EventWriter):
+    # metrics.json: a JSON object a line, one for each iteration, in order.
+
+    def __init__(self, path, lines, window_size):
+        text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        self._file = open(path, "a", encoding="utf-8")
+        self._window_size = window_size
+        self._last = lines[-1]["iteration"] if lines else -1
+
+    def write(self):
+        new = defaultdict(dict)
+        storage = get_event_storage()
+        for name, (value, i) in storage.latest_with_smoothing_hint(self._window_size).items():
+            if i > self._last:
+                new[i][name] = value
+        for iteration, scalars in sorted(new.items()):
+            line = json.dumps({**scalars, "iteration": iteration}, sort_keys=True)
+            self._file.write(f"{line}\n")
+            self._last = iteration
+        self._file.flush()
+
+    def close(self):
+        self._file.close()
+
+
 class _TensorBoardWriter(TensorboardXWriter):
     # Writes every scalar a second time, as `by_epoch/...`, at a step of a thousandth of an epoch.
     # TensorBoard's axis is the iteration, which means something else in a run with another batch
     # size. Its steps are whole numbers.
 
-    def __init__(self, output_dir, schedule, start_iter, metrics_file):
-        # What a killed run has written from here on is not shown.
-        super().__init__(output_dir, window_size=schedule.log_period, purge_step=start_iter)
+    def __init__(self, output_dir, schedule, start_iter, lines):
+        # TensorBoard forgets all curves from `first` on: what a killed run has written is there,
+        # or not. What lies before `start_iter` is written again. Both kinds of steps count.
         self._schedule = schedule
-        # That hides all larger steps, and those by epoch are larger: they are written again.
-        for line in _read(metrics_file):
-            iteration = line.pop("iteration")
-            self._add_by_epoch({name: (value, iteration) for name, value in line.items()})
+        first = min(start_iter, self._step_by_epoch(start_iter))
+        super().__init__(output_dir, window_size=schedule.log_period, purge_step=first)
+        self._last_steps = {}  # of each curve by epoch: two iterations may round to one
+        for line in lines:
+            iteration = line["iteration"]
+            scalars = {k: (v, iteration) for k, v in line.items() if k != "iteration"}
+            self._add_by_epoch(scalars, first)
+            for name, (value, _) in scalars.items() if iteration >= first else ():
+                self._writer.add_scalar(name, value, iteration)
 
     def write(self):
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
         self._add_by_epoch({k: v for k, v in latest.items() if v[1] > self._last_write})
         super().write()
+        self._writer.flush()  # a killed run has shown what metrics.json has
 
-    def _add_by_epoch(self, scalars):
+    def _add_by_epoch(self, scalars, first=0):
         for name, (value, iteration) in scalars.items():
-            step = round(1000 * self._schedule.progress(iteration)["epoch"])
-            self._writer.add_scalar(f"by_epoch/{name}", value, step)
+            step = self._step_by_epoch(iteration)
+            if step > self._last_steps.get(name, -1):
+                self._last_steps[name] = step
+                if step >= first:
+                    self._writer.add_scalar(f"by_epoch/{name}", value, step)
 
-
-def _drop_from(metrics, start_iter):
-    kept = [line for line in _read(metrics) if line["iteration"] < start_iter]
-    text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in kept)
-    write_atomically(metrics, lambda file: file.write(text.encode()))
-
-
-def _read(metrics):
-    # The lines of metrics.json, but for half a line of a run that was killed.
-    if not os.path.exists(metrics):
-        return
-    with open(metrics, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+    def _step_by_epoch(self, iteration):
+        return round(1000 * self._schedule.progress(iteration)["epoch"])
 
 
 class ProgressBar(EventWriter):

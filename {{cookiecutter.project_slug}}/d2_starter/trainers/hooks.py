@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from detectron2.checkpoint import PeriodicCheckpointer
 from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from ..config.experiment import Schedule
 from ..evaluation.early_stopping import EarlyStopping
 from ..run.checkpoint import Checkpointer
 from ..run.ema import EMA
 from ..run.run import Run
-from ..run.writers import ProgressBar, build_writers, latest_scalars
+from ..run.writers import ProgressBar, latest_scalars
 
 
 class LogProgress(HookBase):
@@ -112,7 +114,7 @@ class SavePeriodically(HookBase):
     """Saves every `period` iterations and, as `model_final.pth`, after the last one; when the
     training is interrupted, as `model_interrupted.pth`.
 
-    It comes after the hooks that have a state, which is part of the checkpoint.
+    It comes last: the state of hooks is part of the checkpoint.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, run: Run):
@@ -134,18 +136,18 @@ class SavePeriodically(HookBase):
 class Write(HookBase):
     """Calls the writers every `log_period` iterations, after evaluations and the last iteration.
 
-    It also moves the progress bar, if there is a terminal. It comes last.
+    It also moves the progress bar, if there is a terminal. It comes before the checkpoints: what an
+    iteration gave is on record when a resumed run goes on after it.
     """
 
-    def __init__(self, output_dir: str, schedule: Schedule):
-        self.output_dir = output_dir
+    def __init__(self, schedule: Schedule, build_writers: Callable[[], list[EventWriter]]):
         self.schedule = schedule
+        self.build_writers = build_writers
 
     def before_train(self):
-        start_iter = self.trainer.start_iter
-        self.progress_bar = ProgressBar(start_iter, self.trainer.max_iter)
-        writers = build_writers(self.output_dir, self.schedule, start_iter)
-        self.writers = [*writers, self.progress_bar] if writers else []
+        self.progress_bar = ProgressBar(self.trainer.start_iter, self.trainer.max_iter)
+        is_main = comm.is_main_process()
+        self.writers = [*self.build_writers(), self.progress_bar] if is_main else []
 
     def after_step(self):
         trainer = self.trainer
@@ -160,11 +162,34 @@ class Write(HookBase):
             writer.close()
 
 
-def build_hooks(experiment, checkpointer, ema, early_stopping, run, evaluate) -> list[HookBase]:
+class Together(HookBase):
+    """Makes several hooks the last one, before which `hooks.insert(-1, yours)` puts others."""
+
+    def __init__(self, *hooks: HookBase):
+        self.hooks = hooks
+
+    def before_train(self):
+        for hook in self.hooks:
+            hook.trainer = self.trainer
+            hook.before_train()
+
+    def after_step(self):
+        for hook in self.hooks:
+            hook.after_step()
+
+    def after_train(self):
+        for hook in self.hooks:
+            hook.after_train()
+
+
+def build_hooks(
+    experiment, checkpointer, ema, early_stopping, run, evaluate, build_writers
+) -> list[HookBase]:
     """Builds the library's hooks, in their order; detectron2's timer and scheduler come before.
 
     Args:
         evaluate: returns the metrics of `ema.model`.
+        build_writers: returns the writers of the main process.
     """
     schedule = experiment.schedule
     return [
@@ -174,6 +199,8 @@ def build_hooks(experiment, checkpointer, ema, early_stopping, run, evaluate) ->
         Evaluate(schedule, run, evaluate),
         StopEarly(schedule, run, early_stopping),
         SaveBest(schedule, checkpointer, early_stopping),
-        SavePeriodically(checkpointer, schedule.checkpoint_period, run),
-        Write(experiment.output_dir, schedule),
+        Together(
+            Write(schedule, build_writers),
+            SavePeriodically(checkpointer, schedule.checkpoint_period, run),
+        ),
     ]

@@ -9,13 +9,14 @@ from itertools import islice
 
 import torch
 from detectron2.utils import comm
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..config.experiment import Experiment, amp_dtype
 from ..data.loader import SIGNALS
-from ..evaluation.early_stopping import EarlyStopping
+from ..evaluation.evaluate import Evaluation
 from ..run.checkpoint import (
     CheckpointCleaner,
     Checkpointer,
@@ -104,16 +105,37 @@ class TestBatches:
         return iter(self.loader)
 
 
+class Data(LightningDataModule):
+    """The training set and the test sets of a config."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        self.experiment = experiment
+
+    def train_dataloader(self):
+        return TrainBatches(self.experiment)
+
+    def val_dataloader(self):
+        return [TestBatches(self.experiment, name) for name in self.experiment.test_names]
+
+
+def begin_evaluations(experiment: Experiment, model) -> dict[str, Evaluation]:
+    """Returns an evaluation for each test set, which waits for predictions."""
+    evaluations = {}
+    for name in experiment.test_names:
+        folder = os.path.join(experiment.output_dir, "inference", name)
+        evaluator = experiment.build_evaluator(name, folder)
+        evaluations[name] = Evaluation(
+            model, evaluator, experiment.val_loss, experiment.build_predictor
+        )
+        evaluations[name].reset()
+    return evaluations
+
+
 class KeepRun(Callback):
     """Keeps the run directory: log, metrics.json, TensorBoard, checkpoints, and how it ends."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        run: Run,
-        checkpointer: Checkpointer,
-        early_stopping: EarlyStopping,
-    ):
+    def __init__(self, experiment, run: Run, checkpointer: Checkpointer, early_stopping):
         self.experiment = experiment
         self.schedule = experiment.schedule
         self.run = run
@@ -212,45 +234,16 @@ class CheckpointIO(TorchCheckpointIO):
         self.clean = clean
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        """Writes a checkpoint, which `--resume` goes on from."""
         save_checkpoint(path, checkpoint)
         make_last(path, checkpoint["iteration"])
         self.clean()
 
     def load_checkpoint(self, path, *_, **__):
-        """Reads a checkpoint, and runs nothing that is in it."""
-        return read_checkpoint(path)
+        return read_checkpoint(path)  # runs nothing that is in it
 
 
-class Processes(ClusterEnvironment):
-    """The processes that `launch` has started, as for the other trainers."""
-
-    creates_processes_externally = True
-    main_address, main_port = "", 0  # they are connected already
-
-    @staticmethod
-    def detect():
-        """Returns False: it is asked for by name."""
-        return False
-
-    def world_size(self):
-        """Returns the number of processes."""
-        return comm.get_world_size()
-
-    def global_rank(self):
-        """Returns the number of this process."""
-        return comm.get_rank()
-
-    def local_rank(self):
-        """Returns the number of this process on its machine."""
-        return comm.get_local_rank()
-
-    def node_rank(self):
-        """Returns the number of this machine."""
-        return comm.get_rank() // comm.get_local_size()
-
-    def set_world_size(self, size):
-        """Does nothing: it is as it is."""
-
-    def set_global_rank(self, rank):
-        """Does nothing: it is as it is."""
+def processes() -> LightningEnvironment:
+    """Tells Lightning of the processes that `launch` has started, as for the other trainers."""
+    os.environ["LOCAL_RANK"] = str(comm.get_local_rank())
+    os.environ["NODE_RANK"] = str(comm.get_rank() // comm.get_local_size())
+    return LightningEnvironment()

@@ -6,11 +6,10 @@ names into CLASSES and your own reading into `load`.
 
 from functools import partial
 
-from detectron2.structures import BoxMode
-
 from d2_starter.data.catalog import register
 from d2_starter.data.datasets import register_project
 from d2_starter.data.shapes import make_shapes, register_shapes
+from detectron2.structures import BoxMode
 
 NAME = "my_dataset"
 SPLITS = ("train", "val")

@@ -50,7 +50,7 @@ class Mapper:
         self.augment = Augmenter(
             augmentations, keypoint_hflip_indices=keypoint_hflip_indices, min_visible=min_visible
         )
-        self.augmentations = augmentations
+        self.augmentations = T.AugmentationList(augmentations)  # what is done, for tools
         self.image_format = image_format
         self.ground_truth = ground_truth
         self.use_masks = use_masks
@@ -111,9 +111,7 @@ class Mapper:
         Args:
             record: the dataset dict that the sample is of.
         """
-        result = {
-            k: v for k, v in record.items() if k not in ("annotations", "sem_seg_file_name")
-        }
+        result = {k: v for k, v in record.items() if k not in ("annotations", "sem_seg_file_name")}
         result["image"] = to_tensor(sample.image)
         if sample.sem_seg is not None:
             result["sem_seg"] = torch.as_tensor(sample.sem_seg.astype("long"))
@@ -123,6 +121,8 @@ class Mapper:
 
     def _instances(self, sample):
         annotations = sample.annotations
+        if any(len(a["bbox"]) == 5 for a in annotations):
+            return utils.annotations_to_instances_rotated(annotations, sample.size)
         if not self.use_masks:
             annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
         is_polygons = all(isinstance(a.get("segmentation", []), list) for a in annotations)

@@ -1,4 +1,4 @@
-"""Evaluation off the training loop: real trainings and evaluators, some of which die."""
+"""Asynchronous evaluation: real trainings and evaluators, some of which die."""
 
 import ast
 import contextlib
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.training
 
 TOOL = "tools/evaluate_checkpoints.py"
 QUICK = ["--poll", "0.2", "--claim-timeout", "3"]
-OFF = [*SMOKE, *LONG, "TEST.EVAL_IN_LOOP", False, "TEST.EVAL_PERIOD", 5]
+BESIDE = [*SMOKE, *LONG, "TEST.EVAL_IN_LOOP", False, "TEST.EVAL_PERIOD", 5]
 PUBLISHED = list(range(4, 40, 5))
 
 
@@ -78,8 +78,8 @@ class Evaluators:
 @pytest.fixture(scope="module")
 def trained(project):
     """The folder of a training without evaluation, with eight checkpoints."""
-    project.train(*OFF, "OUTPUT_DIR", "output/off")
-    return project.folder / "output/off"
+    project.train(*BESIDE, "OUTPUT_DIR", "output/beside")
+    return project.folder / "output/beside"
 
 
 @pytest.fixture
@@ -89,21 +89,21 @@ def run(project, trained, tmp_path):
 
 
 BEST = """
-from my_detector.engine.checkpoint import best
-about = best({folder!r})
-print([about["iteration"], about["value"]])
+import sys
+from d2_starter.run.checkpoint import read_best
+best = read_best(sys.argv[1])
+print([best["iteration"], best["value"]])
 """
 
 
 def best_checkpoint(project, folder) -> list:
     """The iteration and value of model_best.pth."""
-    command = BEST.format(folder=str(folder))
-    return ast.literal_eval(project.run("python", "-c", command).splitlines()[-1])
+    return ast.literal_eval(project.execute(BEST, folder).splitlines()[-1])
 
 
 def test_same_results_as_in_the_loop(project, trained, run):
     assert "bbox/AP" not in project.metrics(trained)[39]
-    project.train(*OFF, "TEST.EVAL_IN_LOOP", True, "OUTPUT_DIR", "output/in_loop")
+    project.train(*BESIDE, "TEST.EVAL_IN_LOOP", True, "OUTPUT_DIR", "output/in_loop")
     in_loop = project.metrics("output/in_loop")
     run.evaluate("--order", "newest")
     for iteration, result in run.results().items():
@@ -141,7 +141,7 @@ def test_evaluator_that_is_asked_to_end_releases_its_checkpoint(run):
 
 EARLY = """
 import os, runpy, signal, sys
-from my_detector.engine.run_folder import Heartbeat
+from d2_starter.files.heartbeat import Heartbeat
 beat = Heartbeat.beat
 
 def asked_to_end(self, **content):
@@ -204,10 +204,11 @@ def test_clocks_that_disagree(project, run, tmp_path):
 
 PUBLISH = """
 import os
-from my_detector.engine.run_folder import RunFolder
-folder = RunFolder({run!r})
+import sys
+from d2_starter.files.run_directory import RunDirectory
+folder = RunDirectory(sys.argv[1])
 for iteration in range(200):
-    name = f"model_{{iteration:07d}}.pth"
+    name = f"model_{iteration:07d}.pth"
     if not os.path.exists(folder.path / name):
         os.link(folder.path / "model_final.pth", folder.path / name)
     folder.publish(name, iteration)
@@ -215,7 +216,7 @@ for iteration in range(200):
 
 
 def test_many_checkpoints_and_evaluators_that_start_at_once(project, run):
-    project.run("python", "-c", PUBLISH.format(run=str(run.run)))
+    project.execute(PUBLISH, run.run)
     small = ["TEST.RANDOM_SUBSET_RATIO", 0.125, "TEST.VAL_LOSS", False]
     processes = [run.start("--watch", *small) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
@@ -236,7 +237,7 @@ def save(data, file):
 
 real, torch.save = torch.save, save
 if __name__ == "__main__":
-    script.run(script.main)
+    script.launch(script.main, script.load_experiment)
 """
 
 
@@ -245,7 +246,7 @@ def test_trainer_that_is_killed_while_it_writes_a_checkpoint(project, tmp_path):
     evaluators = [run.start("--watch"), run.start("--watch")]  # before there is anything
     script = project.folder / "hangs.py"
     script.write_text(HANGS.format(module=project.script.removesuffix(".py")), encoding="utf-8")
-    command = project.command(*OFF, "OUTPUT_DIR", run.run)
+    command = project.command(*BESIDE, "OUTPUT_DIR", run.run)
     try:
         trainer = project.server.start(project, ["hangs.py", *command[1:]])
         trainer.wait_for(lambda: any(run.run.glob(".model_0000024.*")))
@@ -293,17 +294,17 @@ def test_training_that_failed_and_is_resumed_while_evaluators_start(project, run
     evaluator = run.start("--watch")
     evaluator.wait_for(lambda: len(run.results()) == 7)
     time.sleep(1)  # five looks
-    project.train(*SMOKE, "--resume", *OFF[2:], "OUTPUT_DIR", run.run)  # publishes the last
+    project.train(*SMOKE, "--resume", *BESIDE[2:], "OUTPUT_DIR", run.run)  # publishes the last
     assert evaluator.wait() == 0
     run.assert_each_once(PUBLISHED)
 
 
 def test_convergence(project, tmp_path):
-    """Found off the loop, it stops the training, which keeps the checkpoints it should."""
+    """Found beside the training, it stops the training, which keeps the checkpoints it should."""
     run = Evaluators(project, tmp_path / "run")
     patience = ["EARLY_STOPPING.PATIENCE", 3, "EARLY_STOPPING.MIN_DELTA", 1000.0]
     patience += ["SOLVER.MAX_ITER", 99999, "SOLVER.CHECKPOINT_MAX_TO_KEEP", 2]
-    trainer = project.start(*OFF, *patience, "OUTPUT_DIR", run.run)
+    trainer = project.start(*BESIDE, *patience, "OUTPUT_DIR", run.run)
     assert run.start("--watch").wait() == 0
     assert trainer.wait() == 0
     end = ended(project, run.run)
@@ -327,7 +328,7 @@ def test_another_training_in_the_same_folder(project, run):
     (run.run / "ended.json").unlink()
     evaluator = run.start("--watch")
     run.wait_for_claim(evaluator)
-    project.train(*OFF, "SOLVER.MAX_ITER", 10, "SOLVER.STEPS", "()", "OUTPUT_DIR", run.run)
+    project.train(*BESIDE, "SOLVER.MAX_ITER", 10, "SOLVER.STEPS", "()", "OUTPUT_DIR", run.run)
     assert evaluator.wait() == 0
     assert list(run.results()) == [4, 9]
     assert f"There is another training in {run.run} now" in evaluator.output()
@@ -347,7 +348,7 @@ def small_disk(tmp_path):
 
 def test_full_disk(project, small_disk):
     run = Evaluators(project, small_disk / "run")
-    output = project.train(*OFF, "OUTPUT_DIR", run.run, status=1)
+    output = project.train(*BESIDE, "OUTPUT_DIR", run.run, status=1)
     assert re.search(r"cannot write the checkpoint .*model_0000019.pth: .*No space left", output)
     assert [path.name for path in run.run.glob(".*")] == []
     assert ended(project, run.run)["status"] == "failed"
@@ -357,7 +358,7 @@ def test_full_disk(project, small_disk):
     assert evaluator.wait() == 0, evaluator.output()
     run.assert_each_once([4, 9, 14])
     assert "Training from iteration 15 to 40" in project.train(
-        *SMOKE, "--resume", *OFF[2:], "OUTPUT_DIR", run.run
+        *SMOKE, "--resume", *BESIDE[2:], "OUTPUT_DIR", run.run
     )
     run.evaluate()
     run.assert_each_once(PUBLISHED)
