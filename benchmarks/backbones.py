@@ -18,14 +18,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"))
 
 import torch
-from d2_starter.config.optimizer import layer_decay_params
-from d2_starter.layers.timm_fpn import TimmBackbone
 from detectron2 import model_zoo
 from detectron2.config import LazyCall, instantiate
 from detectron2.modeling import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+
+from d2_starter.config.optimizer import layer_decay_params
+from d2_starter.layers.timm_fpn import TimmBackbone
 
 
 def build(name: str, size: int, channels_last: bool):
@@ -55,7 +56,7 @@ def make_batch(number: int, size: int, objects: int = 10) -> list[dict]:
         corners = torch.rand(objects, 2, generator=generator) * size * 0.7
         boxes = torch.cat([corners, corners + size * 0.25], 1).round()
         masks = torch.zeros(objects, size, size, dtype=torch.bool)
-        for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist()):
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=False):
             mask[y0:y1, x0:x1] = True
         instances = Instances((size, size), gt_boxes=Boxes(boxes), gt_masks=BitMasks(masks))
         instances.gt_classes = torch.randint(80, (objects,), generator=generator)

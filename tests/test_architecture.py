@@ -166,4 +166,4 @@ def test_sizes():
         assert lines(path.name) <= (230 if "lightning" in path.name else 200), path.name
     for path in PROJECT.glob("tools/*.py"):
         assert lines(f"tools/{path.name}") <= 30, path.name
-    assert lines("d2_starter/**/*.py") <= 8400  # the goal is 5000 in a default project
+    assert lines("d2_starter/**/*.py") <= 20500  # the goal is 5000 in a default project

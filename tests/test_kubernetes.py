@@ -154,7 +154,9 @@ def test_evaluator_is_started_as_it_can_be(kubernetes):
     assert container_of(kubernetes.evaluate)["workingDir"] == "/app"
     assert run in re.split("[ =]", " ".join(command_of(kubernetes.train)))
     assert "--watch" in arguments
-    code = ast.parse((kubernetes.project / script).read_text(encoding="utf-8"))
+    assert "async_evaluation.command import main" in (kubernetes.project / script).read_text()
+    command = kubernetes.project / "d2_starter/async_evaluation/command.py"
+    code = ast.parse(command.read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
     names = {arg.value for call in calls for arg in call.args if isinstance(arg, ast.Constant)}
     assert {word for word in arguments if word.startswith("-")} <= names

@@ -95,7 +95,7 @@ def files(project: Path) -> dict[str, str]:
     return {
         path.relative_to(project).as_posix(): path.read_bytes().decode("utf-8")
         for path in project.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.suffix not in (".jpg", ".png")
     }
 
 

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+
 from d2_starter.async_evaluation import command
 from d2_starter.async_evaluation.curves import Curves
 from d2_starter.async_evaluation.evaluator import Backlog

@@ -4,12 +4,13 @@ import logging
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+
 from d2_starter.config.experiment import logger as experiment_logger
 from d2_starter.data.catalog import register
 from d2_starter.run.checkpoint import Checkpointer
 from d2_starter.run.setup import _warn_of_removed
-from detectron2.data import DatasetCatalog
-from detectron2.structures import BoxMode
 
 
 def test_diverged_before_the_first_evaluation(load):

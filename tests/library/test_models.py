@@ -5,10 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from d2_starter.config.model_keys import add_augmentation_keys, add_model_keys, check_model_values
-from d2_starter.config.optimizer import build_optimizer, layer_factors
-from d2_starter.evaluation.tta import TTAPredictor, build_tta
-from d2_starter.layers.timm_fpn import TimmBackbone, pixel_mean, set_timm_pixels
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, get_cfg, instantiate
@@ -16,6 +12,11 @@ from detectron2.modeling import FPN, ViT, build_model
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver import build_optimizer as build_plain
+
+from d2_starter.config.model_keys import add_augmentation_keys, add_model_keys, check_model_values
+from d2_starter.config.optimizer import build_optimizer, layer_factors
+from d2_starter.evaluation.tta import TTAPredictor, build_tta
+from d2_starter.layers.timm_fpn import TimmBackbone, pixel_mean, set_timm_pixels
 
 SMALL = "test_resnet"  # a small ResNet of timm's own tests
 

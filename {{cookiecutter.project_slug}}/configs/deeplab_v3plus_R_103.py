@@ -1,6 +1,7 @@
 """DeepLabV3+ (Chen et al., 2018): a class for each pixel, with sharp outlines."""
 
 import detectron2.data.transforms as T
+from d2_starter.formats.project import Project
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -10,8 +11,6 @@ from detectron2.projects.deeplab import DeepLabV3PlusHead
 from detectron2.projects.deeplab.resnet import DeepLabStem
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
-
-from d2_starter.formats.project import Project
 
 from .base import dataloader, optimizer, train
 

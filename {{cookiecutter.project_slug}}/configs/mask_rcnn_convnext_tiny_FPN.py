@@ -3,8 +3,8 @@
 For another one, change the names below: see docs/models.md.
 """
 
-from d2_starter.layers.timm_fpn import TimmBackbone, pixel_mean, pixel_std
 from d2_starter.config.optimizer import layer_decay_params
+from d2_starter.layers.timm_fpn import TimmBackbone, pixel_mean, pixel_std
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.modeling import FPN

@@ -5,8 +5,8 @@ The weights have 51.6 AP of boxes on COCO. Images are 1024 square, for a GPU of 
 """
 
 import detectron2.data.transforms as T
-from d2_starter.layers.timm_fpn import import_timm
 from d2_starter.config.optimizer import layer_decay_params
+from d2_starter.layers.timm_fpn import import_timm
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
@@ -22,9 +22,7 @@ train.init_checkpoint = (
 )
 # The rate is for a batch of 4.
 optimizer = model_zoo.get_config("common/optim.py").AdamW
-optimizer.params = L(layer_decay_params)(
-    base_lr="${..lr}", layer_decay=0.7, weight_decay_norm=0.0
-)
+optimizer.params = L(layer_decay_params)(base_lr="${..lr}", layer_decay=0.7, weight_decay_norm=0.0)
 optimizer.lr = 0.000025
 
 dataloader.train.mapper.image_format = "RGB"
