@@ -25,7 +25,7 @@ TEMPLATE = Path(__file__).resolve().parents[1]
 PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 RUN = TEMPLATE / "docs/recorded_run.txt"
 PICTURES = TEMPLATE / "docs/predictions.jpg"
-READMES = [TEMPLATE / "README.md", PROJECT / "README.md", PROJECT / "docs/speed.md"]
+READMES = [TEMPLATE / "README.md", PROJECT / "README.md"]
 COMMAND = "uv run plain_train_net.py --config-file configs/smoke.yaml"
 # Lines of the log that the README shows; what is after the first group is left out.
 SHOWN = re.compile(

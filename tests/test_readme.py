@@ -4,12 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TEMPLATE = Path(__file__).parents[1]
 sys.path.insert(0, str(TEMPLATE / "docs"))
 
-from update import RUN, numbers, updated  # noqa: E402
+from update import updated
 
 
 def test_readmes_are_up_to_date():
@@ -24,12 +22,3 @@ def test_a_block_that_was_edited_is_seen(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(text.replace("  bbox/AP50 ", "  bbox/AP51 "), encoding="utf-8")
     assert updated(readme) == text
-
-
-@pytest.mark.training
-def test_the_recorded_run_is_what_the_command_gives(smoke):
-    """On another machine, sums have another order: AP differs by some points."""
-    recorded, now = numbers(RUN.read_text(encoding="utf-8")), numbers(smoke[1])
-    assert recorded.keys() == now.keys()
-    for name, value in recorded.items():
-        assert now[name] == pytest.approx(value, abs=6 if "AP" in name else 0.15 * value), name
