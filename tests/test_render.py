@@ -47,15 +47,17 @@ TOOLS = {f"tools/{path.name}" for path in PROJECT.glob("tools/*.py")}
 LIBRARY_FILES = {
     f"d2_starter/{path.relative_to(LIBRARY).as_posix()}" for path in LIBRARY.rglob("*.*")
 }
-HOOKS = {"d2_starter/trainers/hooks.py", "d2_starter/trainers/train_loop.py"}
+HOOKS = {f"d2_starter/trainers/{name}.py" for name in ("hooks", "train_loop")}
 LIGHTNING, TRAINERS = "d2_starter/trainers/lightning.py", "d2_starter/trainers/__init__.py"
-LAZY, YAML = "d2_starter/config/lazy.py", {"d2_starter/config/yaml.py", "d2_starter/config/keys.py"}
-OF_TRAINERS = {*HOOKS, LIGHTNING, TRAINERS, LAZY, *YAML}
+LAZY = "d2_starter/config/lazy.py"
+YAML = {f"d2_starter/config/{name}.py" for name in ("yaml", "keys", "model_keys")}
+DEFAULT_TRAINER = "d2_starter/trainers/default_trainer.py"
+OF_TRAINERS = {*HOOKS, DEFAULT_TRAINER, LIGHTNING, TRAINERS, LAZY, *YAML}
 YAML |= {"my_detector/config.py"}
 YAML |= {f"configs/dataset/{kind}.yaml" for kind in ("instances", "panoptic", "semantic")}
 TRAINER = {
     "plain": {"plain_train_net.py", *YAML},
-    "train_net": {"train_net.py", *HOOKS, TRAINERS, *YAML},
+    "train_net": {"train_net.py", *HOOKS, DEFAULT_TRAINER, TRAINERS, *YAML},
     "lazyconfig": {"lazyconfig_train_net.py", *HOOKS, TRAINERS, LAZY},
     "lightning": {"lightning_train_net.py", LIGHTNING, TRAINERS, *YAML},
 }

@@ -153,7 +153,9 @@ class RunDirectory:
         by_iteration = {}
         with contextlib.suppress(OSError), open(self.path / "metrics.json", "rb") as file:
             for text in file:
-                with contextlib.suppress(ArithmeticError, KeyError, RecursionError, TypeError, ValueError):
+                with contextlib.suppress(
+                    ArithmeticError, KeyError, RecursionError, TypeError, ValueError
+                ):
                     line = json.loads(text)
                     by_iteration[int(line["iteration"])] = line
         return [line for _, line in sorted(by_iteration.items())]
