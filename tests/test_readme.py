@@ -7,7 +7,7 @@ from pathlib import Path
 TEMPLATE = Path(__file__).parents[1]
 sys.path.insert(0, str(TEMPLATE / "docs"))
 
-from update import updated
+from update import updated  # noqa: E402
 
 
 def test_readmes_are_up_to_date():

@@ -5,7 +5,6 @@ import difflib
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
-from pydoc import locate
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
