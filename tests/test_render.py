@@ -153,6 +153,8 @@ def test_nothing_of_the_template_is_left(project):
     for name, text in files(project).items():
         if name.startswith(".github/workflows/"):
             text = re.sub(r"\$\{\{.*?\}\}", "", text)  # GitHub's own expressions
+        if name.startswith("d2_starter/"):
+            continue  # it is copied as it is; tests/test_architecture.py looks for braces
         left = r"\{[{%#]|[%#]\}|cookiecutter|\ue000|dataset\.json"
         assert not re.search(left, name + text, re.IGNORECASE), name
 

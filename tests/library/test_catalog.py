@@ -150,7 +150,7 @@ def test_rotated_boxes_are_left_alone():
     rotated = {"bbox": [90, 50, 40, 20, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
     record = {"file_name": "a.jpg", "height": 100, "width": 100, "annotations": [dict(rotated)]}
     catalog.register("rotated", lambda: [record], thing_classes=["a"])
-    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated]
+    assert DatasetCatalog.get("rotated")[0]["annotations"] == [rotated | {"iscrowd": 0}]
 
 
 def test_a_cache_of_somebody_else_runs_no_code(files, tmp_path):

@@ -132,7 +132,11 @@ class LazyExperiment(Experiment):
             is_known = key in self._names() or is_argument
             if OmegaConf.select(self.config, key, default=MISSING) is MISSING and not is_known:
                 names = [*self._names(), *flatten(self.config)]
-                raise ValueError(f"there is no config key '{key}'.{_nearest(key, names, 0.6)}")
+                hint = _nearest(key, names, 0.8)
+                if (
+                    hint or key.partition(".")[0] not in self.config
+                ):  # else it is a key of one's own
+                    raise ValueError(f"there is no config key '{key}'.{hint}")
         LazyConfig.apply_overrides(self.config, list(overrides))
         return {override.key_or_group: override.value() for override in parsed}
 

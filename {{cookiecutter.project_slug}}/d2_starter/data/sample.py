@@ -74,6 +74,14 @@ def read_annotations(annotations: list[dict], unused: Sequence[str] = ()) -> lis
     return result
 
 
+def _corners(annotation):
+    # Of a rotated box those around it; all others are XYXY in a sample.
+    if annotation.get("bbox_mode") != BoxMode.XYWHA_ABS:
+        return annotation["bbox"]
+    box = np.array([annotation["bbox"]], dtype=float)
+    return BoxMode.convert(box, BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS)[0]
+
+
 def transform(
     sample: Sample,
     augmentation: T.Augmentation,
@@ -81,7 +89,7 @@ def transform(
     min_visible: float = 0.0,
 ) -> Sample:
     """Returns the sample, augmented. The given one is not to be used any more."""
-    boxes = np.array([utils.get_bbox(a) for a in sample.annotations]).reshape(-1, 4)
+    boxes = np.array([_corners(a) for a in sample.annotations]).reshape(-1, 4)
     inputs = T.AugInput(sample.image, boxes=boxes, sem_seg=sample.sem_seg)
     height, width = sample.size
     transforms = augmentation(inputs)

@@ -137,12 +137,6 @@ CHECKS = {
         "together.",
         "Give both the same classes in the same order (in COCO files: by id).",
     ),
-    "class-number": Check(
-        ERROR,
-        "numbers in the config file that the dataset contradicts",
-        "Training refuses to start.",
-        "Remove the number from the config: it follows from the dataset.",
-    ),
     # ---- Boxes
     "box-mode": Check(
         ERROR,
