@@ -76,7 +76,8 @@ def test_cell(trainer, kind, project, make_project, tmp_path, capfd):
             run = f"output/each/{config}"
             cell.train("--config-file", f"configs/{config}.yaml", *SMALL, "OUTPUT_DIR", run)
             assert METRICS[needed] in cell.metrics(run)[1]
-    assert " passed" in cell.run("pytest", "-q", "-x")
+    if os.environ.get("MATRIX") == "all":  # tests/test_trainers.py runs them for each trainer
+        assert " passed" in cell.run("pytest", "-q", "-x")
 
 
 WEIGHTS = """
