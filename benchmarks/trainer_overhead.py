@@ -69,6 +69,10 @@ atexit.register(lambda: json.dump(times, open(output, "w")))
 if os.path.isabs(script):  # detectron2's
     from detectron2.data.datasets import register_coco_instances
     import my_detector.modelling  # so that it can build the project's models
+    if importlib.util.find_spec("my_detector.config"):  # the keys that those models read
+        from detectron2.config.defaults import _C
+        from my_detector.config import add_project_config
+        add_project_config(_C)
     shapes = os.environ["DETECTRON2_DATASETS"] + "/shapes"
     annotations = shapes + "/annotations/instances_train.json"
     if os.path.exists(annotations):
