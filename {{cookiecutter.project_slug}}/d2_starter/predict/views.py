@@ -13,21 +13,21 @@ CUT = 0.5  # what the score of a box counts whose object goes on beyond its tile
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image, in pixels; possibly mirrored."""
+    """A part of an image, in pixels; possibly flipped."""
 
     x: int
     y: int
     width: int
     height: int
-    mirrored: bool = False
+    flipped: bool = False
 
     def cut(self, image: np.ndarray) -> np.ndarray:
         part = image[self.y : self.y + self.height, self.x : self.x + self.width]
-        return np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
+        return np.ascontiguousarray(part[:, ::-1] if self.flipped else part)
 
 
 def views(width: int, height: int, tile: int | None, overlap: float, mirror: bool) -> list[View]:
-    """Returns the whole image, its tiles if it is larger than one, and each of them mirrored.
+    """Returns the whole image, its tiles if it is larger than one, and each of them flipped.
 
     Args:
         tile: side of a tile in pixels; None for no tiles.
@@ -41,7 +41,7 @@ def views(width: int, height: int, tile: int | None, overlap: float, mirror: boo
             for x in _starts(width, tile, overlap)
         ]
     if mirror:
-        parts += [View(p.x, p.y, p.width, p.height, mirrored=True) for p in parts]
+        parts += [View(p.x, p.y, p.width, p.height, flipped=True) for p in parts]
     return parts
 
 
@@ -100,7 +100,7 @@ def merge(
 
 
 def _unmirrored(view, found, keypoint_flips):
-    if not view.mirrored:
+    if not view.flipped:
         return found
     found = Instances(found.image_size, **found.get_fields())
     left, top, right, bottom = found.pred_boxes.tensor.unbind(1)
