@@ -144,7 +144,7 @@ def test_training_starts_from_weights_of_other_classes(kind, weights, projects):
         log = project.train(
             "--config-file", "configs/faster_rcnn_R_50_FPN.yaml", *arguments, "OUTPUT_DIR", run
         )
-        assert kind != "zoo" or "for other classes and start from scratch" in log
+        assert kind != "zoo" or "another number of classes, and start from scratch" in log
         final = project.folder / run / "model_final.pth"
         filled += re.findall(r"filled (\d+)", project.run("python", "-c", FILLED, file, final))
     assert len(set(filled)) == 1

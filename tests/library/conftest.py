@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from logging import getLogger
 from pathlib import Path
 from types import ModuleType
 
@@ -53,6 +54,18 @@ def few_shapes(tmp_path_factory):
         shapes.register_shapes()
         DatasetCatalog.get("shapes_val")  # makes the files of all splits
         yield shapes.make_shapes()
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """Leaves the loggers as they were: a run's log does not go to pytest's."""
+    from d2_starter.run.setup import LOGGERS
+
+    before = [(log, log.propagate, log.level, [*log.handlers]) for log in map(getLogger, LOGGERS)]
+    yield
+    for log, propagate, level, handlers in before:
+        log.propagate, log.handlers[:] = propagate, handlers
+        log.setLevel(level)
 
 
 @pytest.fixture

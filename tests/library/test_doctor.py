@@ -306,7 +306,7 @@ DEFECTS = [
     (
         lambda d: d.json_file.write_text(json.dumps({"images": d.images})),
         {"not-loadable": 1, "no-annotations": 12},
-        "annotations",
+        "categories",
     ),
     (
         lambda d: d.images[3].pop("height"),

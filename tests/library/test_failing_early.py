@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from d2_starter.data.catalog import register
-from d2_starter.evaluation.evaluate import Evaluation
+from d2_starter.evaluation.evaluate import CheckedEvaluators
 from d2_starter.run.checkpoint import Checkpointer
 
 
@@ -81,9 +81,9 @@ def test_nothing_to_compare_predictions_with(experiment, tmp_path):
 
 
 def test_evaluator_that_cannot_work_with_the_model():
-    evaluation = Evaluation(None, "shapes_val", [], None, val_loss=False)
+    evaluators = CheckedEvaluators([], "shapes_val")
     with pytest.raises(ValueError, match="model predicts sem_seg, but dataset 'shapes_val' is"):
-        evaluation.process([{"image_id": 1}], [{"sem_seg": torch.zeros(3, 8, 8)}])
+        evaluators.process([{"image_id": 1}], [{"sem_seg": torch.zeros(3, 8, 8)}])
 
 
 @pytest.fixture
@@ -117,7 +117,9 @@ def test_training_starts_from_weights_for_other_classes(experiment, weights, cap
     model = experiment.build_model()
     with caplog.at_level(logging.INFO):
         Checkpointer(model).resume_or_load(weights, resume=False)
-    assert "6 parameters of the weights are for other classes and start from scratch" in caplog.text
+    assert "6 parameters of the weights have another shape, as with another number of classes, and" in (
+        caplog.text
+    )
     assert "Skip loading parameter" not in caplog.text
     saved = torch.load(weights)["model"]
     name = "roi_heads.box_head.fc1.weight"

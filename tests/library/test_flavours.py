@@ -64,7 +64,7 @@ class Remember(EventWriter):
         self.written = written
 
     def write(self):
-        self.written.append((get_event_storage().iter, get_event_storage().latest()))
+        self.written.append((get_event_storage().iter, dict(get_event_storage().latest())))
 
 
 class ValueOfMine(HookBase):
@@ -120,9 +120,9 @@ def test_a_default_trainer_as_people_have_it(tmp_path):
     assert trainer.train() == {"count": {"images": 8.0}}
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert not hasattr(trainer.data_loader, "batch_sampler")  # not the library's
-    assert [iteration for iteration, _ in trainer.written] == [0, 1, 2, 3]
-    assert trainer.written[3][1]["mine"] == (3, 3)  # written in its own iteration
-    assert trainer.written[1][1]["count/images"] == (8.0, 1)
+    assert [iteration for iteration, _ in trainer.written] == [1, 3]  # when it was evaluated
+    assert trainer.written[1][1]["mine"] == (3, 3)  # written in its own iteration
+    assert trainer.written[0][1]["count/images"] == (8.0, 1)
     again = TheirTrainer(stock_config(tmp_path, **{"SOLVER.MAX_ITER": 5}))
     again.resume_or_load()
     assert again.start_iter == 4

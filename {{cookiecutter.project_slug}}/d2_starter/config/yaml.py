@@ -124,7 +124,6 @@ class YamlExperiment(Experiment):
             self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
         self.check()
         check_model_values(self.config)
-        set_timm_pixels(self.config, self._defaults)
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
         self._remember()
 
@@ -192,6 +191,7 @@ class YamlExperiment(Experiment):
         return flatten(self.config)
 
     def set_classes(self, things, stuff, keypoints):
+        set_timm_pixels(self.config, self._defaults)  # now: reading a config needs no timm
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
         counts["things or stuff"] = things or stuff
         for name, kind in self.HEADS:

@@ -312,7 +312,7 @@ class Checkpointer(DetectionCheckpointer):
             )
         if other:
             logger.info(
-                "%d parameters of the weights have another shape%s and start from scratch%s",
+                "%d parameters of the weights have another shape%s, and start from scratch%s",
                 len(other),
                 _why(other),
                 _such_as(other),
