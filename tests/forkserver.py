@@ -21,6 +21,7 @@ for line in iter(sys.stdin.readline, ""):
     if os.fork():
         continue
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
     process = os.fork()
     if process:
         print(process, flush=True)

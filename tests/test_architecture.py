@@ -20,7 +20,8 @@ FLOORS = [
     ["evaluation"],
     ["pictures", "config"],
     ["run"],
-    ["trainers", "doctor", "report", "predict", "export", "benchmark", "async_evaluation"],
+    ["report"],
+    ["trainers", "doctor", "predict", "export", "benchmark", "async_evaluation"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(LIBRARY.rglob("*.py"))

@@ -115,12 +115,19 @@ class LogWeights(HookBase):
 """
 
 
+BUILD_HOOKS = """
+    def build_hooks(self):
+        *others, writer = super().build_hooks()
+        return [*others, LogWeights(self.model, 20), writer]
+"""
+
+
 def test_hook_of_your_own(projects):
     """Before the last of the library's, which writes."""
     project = projects("train_net")
     script = (project.folder / "train_net.py").read_text(encoding="utf-8")
-    script = script.replace("\nlogger = ", f"\n{HOOK}\nlogger = ", 1)
-    script = script.replace(", *own]", ", *own[:-1], LogWeights(self.ema.model, 20), own[-1]]")
+    script = script.replace("\nclass Trainer", f"\n{HOOK}\nclass Trainer", 1)
+    script = script.replace("    mapper = Mapper\n", f"    mapper = Mapper\n{BUILD_HOOKS}", 1)
     (project.folder / "with_hook.py").write_text(script, encoding="utf-8")
     short = [*LONG, "SOLVER.MAX_ITER", 21, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/hook"]
     try:

@@ -57,12 +57,21 @@ def few_shapes(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    """Keeps runs out of the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def loggers():
     """Leaves the loggers as they were: a run's log does not go to pytest's."""
+    from detectron2.utils.logger import setup_logger
+
     from d2_starter.run.setup import LOGGERS
 
     before = [(log, log.propagate, log.level, [*log.handlers]) for log in map(getLogger, LOGGERS)]
     yield
+    setup_logger.cache_clear()  # or it would not set a logger up again
     for log, propagate, level, handlers in before:
         log.propagate, log.handlers[:] = propagate, handlers
         log.setLevel(level)

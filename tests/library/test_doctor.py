@@ -779,17 +779,17 @@ def test_mended_copy(made, tmp_path, command):
     assert made.json_file.read_bytes() == before
     changes = (tmp_path / f"mended/{COCO}.changes.txt").read_text().splitlines()
     kinds = {change.split(":")[0] for change in changes}
-    assert kinds == {"annotation-id-duplicate", "box-missing", "box-duplicate",
+    assert kinds == {"annotation-id-duplicate", "box-from-mask", "box-duplicate",
                      "boxes clipped to their image"}  # fmt: skip
     content = json.loads((tmp_path / f"mended/{COCO}.json").read_text())
-    assert len(content["annotations"]) == 23
-    assert [a["id"] for a in content["annotations"]] == list(range(1, 24))
+    assert len(content["annotations"]) == 24
+    assert [a["id"] for a in content["annotations"]] == list(range(1, 25))
     assert content["annotations"][7]["bbox"] == [58, 43, 26, 37]
     mended = Made.__new__(Made)
     mended.folder, mended.json_file = made.folder, tmp_path / f"mended/{COCO}.json"
     mended.register("mended")
     found = counts(doctor.check(["mended"]), "mended")
     assert not {"box-missing", "box-duplicate", "box-out-of-bounds"} & found.keys()
-    assert scan(str(tmp_path / "mended")).objects == {"train": 23}
+    assert scan(str(tmp_path / "mended")).objects == {"train": 24}
     with pytest.raises(FileExistsError, match=r"is there already"):
         doctor_command.main(register_shapes, None, [COCO, "--fix", str(tmp_path / "mended")])

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2_starter.data.label_fixes import apply_fixes, read_fixes
@@ -102,3 +103,26 @@ def test_reads_a_file_or_says_what_is_wrong(tmp_path):
         read_fixes(path)
     path.write_text(json.dumps(fixes(ADD)))
     assert read_fixes(path) == fixes(ADD)
+
+
+def test_training_and_evaluation_have_the_fixes(load, tmp_path):
+    record = DatasetCatalog.get("shapes_val")[0]
+    wrong = record["annotations"][0]
+    classes = MetadataCatalog.get("shapes_val").thing_classes
+    box = BoxMode.convert(wrong["bbox"], wrong["bbox_mode"], BoxMode.XYWH_ABS)
+    fix = {"action": "drop", "file_name": record["file_name"], "bbox": box}
+    fix["class"] = classes[wrong["category_id"]]
+    file = tmp_path / "fixes.json"
+    file.write_text(json.dumps({"dataset": "shapes_val", "classes": classes, "fixes": [fix]}))
+    experiment = load("DATASETS.FIXES", (str(file),), "DATASETS.TRAIN", ("shapes_val",))
+    evaluator = experiment.build_evaluator("shapes_val", str(tmp_path))
+    evaluated = json.loads((tmp_path / "ground_truth.json").read_text())["annotations"]
+    compared = evaluator._evaluators[0]._coco_api.dataset["annotations"]
+    number = sum(len(r["annotations"]) for r in load().test_dataset("shapes_val")) - 1
+    assert len(evaluated) == len(compared) == number
+    trained = load(
+        "DATASETS.FIXES", (str(file),), "DATASETS.TRAIN", ("shapes_val",)
+    ).train_arguments()["dataset"]
+    assert sum(len(r["annotations"]) for r in trained) == number
+    with pytest.raises(FileNotFoundError, match="A report writes one"):
+        load("DATASETS.FIXES", ("none.json",)).test_dataset("shapes_val")

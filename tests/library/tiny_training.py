@@ -77,6 +77,10 @@ class TinyExperiment:
         pass
 
     scale_learning_rate = warn_of_limits = follow_data
+    fixes = ()
+
+    def datasets(self):
+        return {}
 
     @property
     def schedule(self):

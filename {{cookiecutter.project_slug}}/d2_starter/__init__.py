@@ -21,7 +21,7 @@ _PUBLIC = {
     "build_writers": "run.writers",
     "compute_gradients": "run.training_step",
     "diverged": "run.training_step",
-    "finish": "run.finish",
+    "finish": "report.finish",
     "finish_interrupted": "run.checkpoint",
     "latest_scalars": "run.writers",
     "launch": "run.launch",

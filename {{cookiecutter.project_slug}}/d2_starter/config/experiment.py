@@ -17,7 +17,7 @@ from detectron2.data.samplers import RandomSubsetTrainingSampler
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.catalog import get_metadata
+from ..data.catalog import get_metadata, use_fixes
 from ..data.loader import (
     build_test_loader,
     build_train_loader,
@@ -99,6 +99,8 @@ class Experiment(ABC):
     amp: bool
     log_period: int
     num_pictures: int
+    report: bool
+    fixes: tuple[str, ...]
     train_names: tuple[str, ...]
     test_names: tuple[str, ...]
     train_subset_ratio: float
@@ -359,6 +361,7 @@ class Experiment(ABC):
         if self._train_arguments:
             return self._train_arguments
         self.follow_data()
+        use_fixes(self.fixes)
         names = ", ".join(self.train_names)
         try:
             arguments = self._read_train_arguments()
@@ -386,6 +389,11 @@ class Experiment(ABC):
             augment.set_images([dataset[int(i)] for i in indices])
         self._train_arguments = arguments
         return arguments
+
+    def datasets(self) -> dict[str, list[dict]]:
+        """Returns the dataset dicts that are trained and evaluated on, by name (or names)."""
+        found = {"+".join(self.train_names): self.train_arguments()["dataset"]}
+        return found | {name: self.test_dataset(name) for name in self.test_names}
 
     def _check_annotations(self, dataset, names):
         learns = self.uses_masks, self.uses_keypoints, self.uses_rotated_boxes
@@ -438,6 +446,7 @@ class Experiment(ABC):
     def test_dataset(self, name: str) -> list[dict]:
         """Returns the dataset dicts of a test set, or of the configured subset."""
         self.follow_data()
+        use_fixes(self.fixes)
         dataset = get_detection_dataset_dicts(name, filter_empty=False)
         return take_subset(dataset, self.test_subset_ratio, self.test_subset_seed)
 

@@ -56,6 +56,10 @@ def add_starter_config(cfg: CfgNode):
     cfg.TEST.VAL_LOSS = True
     # Number of test images that are drawn with their predictions when a run ends; 0 draws none.
     cfg.TEST.NUM_PICTURES = 8
+    # Whether a run that has evaluated ends with a report, report.html.
+    cfg.TEST.REPORT = True
+    # Files of corrections of annotations, which a report writes; docs/report.md.
+    cfg.DATASETS.FIXES = ()
 
     # Training stops after so many evaluations in a row without improvement; 0: never.
     cfg.EARLY_STOPPING = CfgNode()

@@ -62,6 +62,8 @@ class LazyExperiment(Experiment):
     amp = Key("train.amp.enabled", False)
     log_period = Key("train.log_period", 20)
     num_pictures = Key("train.num_pictures", 8)
+    report = Key("train.report", True)
+    fixes = Key("dataloader.fixes", ())
     train_names = Key("dataloader.train.dataset.names", ())
     test_names = Key("dataloader.test.dataset.names", ())
     train_subset_ratio = Key("dataloader.train.random_subset_ratio", 1.0)
@@ -283,6 +285,12 @@ class LazyExperiment(Experiment):
         if self._has_own_loader("test"):
             return instantiate(self.config.dataloader.test)
         return super().build_test_loader(dataset, ground_truth)
+
+    def datasets(self):
+        """Returns the dataset dicts by name, without those of a config's own loader."""
+        if self._has_own_loader("train"):
+            return {name: self.test_dataset(name) for name in self.test_names}
+        return super().datasets()
 
     def _count_images(self):
         if self._has_own_loader("train"):

@@ -46,6 +46,8 @@ class YamlExperiment(Experiment):
     amp = Key("SOLVER.AMP.ENABLED")
     log_period = Key("LOG_PERIOD")
     num_pictures = Key("TEST.NUM_PICTURES")
+    report = Key("TEST.REPORT")
+    fixes = Key("DATASETS.FIXES", ())
     train_names = Key("DATASETS.TRAIN")
     test_names = Key("DATASETS.TEST")
     train_subset_ratio = Key("DATALOADER.RANDOM_SUBSET_RATIO")

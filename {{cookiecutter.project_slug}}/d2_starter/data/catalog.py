@@ -21,6 +21,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 
 from ..formats.problems import Problems
+from .label_fixes import apply_fixes, read_fixes
 from .records import complete
 
 # What takes longer to load is read from a cache next time, in $XDG_CACHE_HOME (default ~/.cache).
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a dataset: its function, its files, whether its records are complete
 _recorded = {}  # name of a dataset: the metadata that a run has recorded
+_fixes = {}  # name of a dataset: the content of its fixes file
 # name of a dataset: the problems that its format's reader has found in its files
 readable_problems: dict[str, Problems] = {}
 
@@ -113,6 +115,29 @@ def load_uncleaned(name: str) -> list[dict]:
     """
     check_registered(name)
     return _sources[name][0]() if name in _sources else DatasetCatalog.get(name)
+
+
+def use_fixes(paths: Iterable[str]):
+    """Has datasets loaded with the corrections of these fixes files, and of no others.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: a file is not there or is no fixes file, or its
+            dataset is not registered, or is LVIS's, whose evaluation reads the file itself.
+    """
+    new = {fixes["dataset"]: fixes for fixes in map(read_fixes, paths)}
+    for name in {*new, *_fixes}:
+        check_registered(name)
+        if MetadataCatalog.get(name).get("evaluator_type") == "lvis":
+            raise ValueError(f"fixes cannot be applied to '{name}', which is in LVIS's format.")
+        # Then evaluators take their ground truth from the dataset dicts.
+        vars(MetadataCatalog.get(name)).pop("json_file", None)
+    _fixes.clear()
+    _fixes.update(new)
+
+
+def has_fixes(name: str) -> bool:
+    """Returns whether a dataset is loaded with corrections."""
+    return name in _fixes
 
 
 def check_registered(name: str):
@@ -230,26 +255,27 @@ def _is_box(value):
 
 
 def _load(name, metadata_only=False) -> list[dict]:
-    """The dataset dicts of a dataset, and its metadataset, from its files or the cache."""
+    """Returns the dataset dicts of a dataset and sets its metadata, from its files or the cache."""
     load, files, is_complete = _sources[name]
     metadata = MetadataCatalog.get(name)
     key = files and _fingerprint(files)
     cached = key and _read_cache(_cache_file(name), key, metadata_only)
+    fixes = _fixes.get(name)
     if cached:
         found, reports, dataset_dicts = cached
-        metadata.set(**found)
+        metadata.set(**{k: v for k, v in found.items() if not (fixes and k == "json_file")})
     else:
         before, start = metadata.as_dict().keys(), time.perf_counter()
         dataset_dicts = load()
         if not is_complete:
             complete(name, dataset_dicts, len(metadata.get("thing_classes") or ()))
         dataset_dicts, reports = clean_boxes(dataset_dicts)
-        if key and time.perf_counter() - start > CACHED_FROM:
+        if key and not fixes and time.perf_counter() - start > CACHED_FROM:
             found = {k: v for k, v in metadata.as_dict().items() if k not in before}
             _write_cache(_cache_file(name), key, found, reports, dataset_dicts)
     for report in reports:
         logger.warning("%s: %s", name, report)
-    return dataset_dicts
+    return apply_fixes(dataset_dicts, fixes) if fixes and not metadata_only else dataset_dicts
 
 
 class _Unpickler(pickle.Unpickler):

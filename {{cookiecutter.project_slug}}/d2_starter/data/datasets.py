@@ -13,7 +13,7 @@ from ..formats.base import Split
 from ..formats.files import Tree
 from ..formats.project import KINDS, Project, registered_name
 from . import cityscapes, panoptic
-from .catalog import adopt, datasets_root, readable_problems, register
+from .catalog import adopt, datasets_root, has_fixes, readable_problems, register
 
 SPLITS = ("train", "val", "test")
 
@@ -130,7 +130,8 @@ def _load(project, entry, split, kind, name) -> list[dict]:
         records = cityscapes.load(name, kind, records)
     elif kind == "instances":
         _compress(records)
-        metadata.set(**_evaluation_files(found, project, entry))
+        if not has_fixes(name):
+            metadata.set(**_evaluation_files(found, project, entry))
     if not share:
         return records
     return [record for record in records if is_held_out(record, share) == (split == "val")]

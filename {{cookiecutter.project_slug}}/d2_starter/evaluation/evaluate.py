@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -16,7 +17,6 @@ from detectron2.evaluation import (
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
     RotatedCOCOEvaluator,
-    SemSegEvaluator,
     inference_on_dataset,
 )
 from detectron2.evaluation.testing import flatten_results_dict
@@ -24,6 +24,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ..data.loader import image_ids
+from .ground_truth import PerImageSemSegEvaluator, write_ground_truth
 from .panoptic import PanopticEvaluator
 from .validation_loss import PredictionsAndLosses, preserved_state
 
@@ -142,17 +143,17 @@ def build_evaluator(
     tasks = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
     if kind == "pascal_voc":
         return CheckedEvaluators([PascalVOCDetectionEvaluator(name)], name)
-    if kind == "lvis":
-        evaluator = SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids)
-        return CheckedEvaluators([evaluator], name)
     evaluators = []
     annotations = (a for record in dataset for a in record.get("annotations") or ())
-    if kind == "coco" and next(annotations, {}).get("bbox_mode") == BoxMode.XYWHA_ABS:
+    if kind == "lvis":
+        evaluators.append(SubsetLVISEvaluator(name, tasks, output_dir=folder, image_ids=ids))
+        truth = evaluators[0]._lvis_api.dataset
+    elif kind == "coco" and next(annotations, {}).get("bbox_mode") == BoxMode.XYWHA_ABS:
         evaluator = SubsetRotatedCOCOEvaluator(
             name, image_ids=ids, tasks=["bbox"], output_dir=folder, allow_cached_coco=False
         )
-        return CheckedEvaluators([evaluator], name)
-    if kind in ("coco", "coco_panoptic_seg"):
+        return CheckedEvaluators([evaluator], name)  # reports are not made for rotated boxes
+    elif kind != "sem_seg":
         limit = max(COCO_DETECTIONS, max_detections)
         evaluators.append(
             SubsetCOCOEvaluator(
@@ -165,10 +166,14 @@ def build_evaluator(
                 kpt_oks_sigmas=keypoint_sigmas,
             )
         )
+        truth = evaluators[0]._coco_api.dataset
+    else:
+        truth = {}
     if kind in ("sem_seg", "coco_panoptic_seg"):
-        evaluators.append(SemSegEvaluator(name, output_dir=folder))
+        evaluators.append(PerImageSemSegEvaluator(name, output_dir=folder))
     if kind == "coco_panoptic_seg":
-        evaluators.append(PanopticEvaluator(name))
+        evaluators.append(PanopticEvaluator(name, folder))
+    write_ground_truth(folder, name, dataset, truth, keypoint_sigmas)
     return CheckedEvaluators(evaluators, name)
 
 
@@ -270,7 +275,8 @@ def evaluate(
         folder: for the evaluators' files, one folder in it for each test set.
         build_predictor: called with the model and what predicts a batch, returns what predicts
             instead: with test-time augmentation, or tiles.
-        quick: evaluate one image only, to find out the names of the metrics, without a log.
+        quick: evaluate one image only, to find out the names of the metrics, without a log and
+            without files.
 
     Returns:
         on every rank the same, by name: metrics in percent, {"bbox/AP": 41.2, ...}, and with
@@ -282,7 +288,8 @@ def evaluate(
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
     evaluations = {}
-    with preserved_state(model), _silence() if quick else contextlib.nullcontext():
+    where = _without_trace() if quick else contextlib.nullcontext(folder)
+    with preserved_state(model), where as folder:
         for name in names:
             loader = build_test_loader(name)
             evaluator = build_evaluator(name, os.path.join(folder, name))
@@ -308,10 +315,11 @@ class _First:
 
 
 @contextlib.contextmanager
-def _silence():
+def _without_trace():
     logging.disable(logging.INFO)
     try:
-        yield
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
     finally:
         logging.disable(logging.NOTSET)
 

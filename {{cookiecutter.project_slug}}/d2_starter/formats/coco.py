@@ -211,6 +211,8 @@ def _annotation(split, entry, path):
         else:
             x0, y0, x1, y1 = bounds(masks)
         box = [x0, y0, x1 - x0, y1 - y0]
+        text = f"{path}, annotation {entry.get('id')} of image {image}: {[round(v) for v in box]}"
+        split.problems.add("box-from-mask", text)
     try:
         total = box[0] + box[1] + box[2] + box[3]
         is_box = len(box) == 4 and total - total == 0  # else it is infinite, or not a number

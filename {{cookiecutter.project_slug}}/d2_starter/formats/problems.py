@@ -95,6 +95,12 @@ CHECKS = {
         "They are left out.",
         "Draw their boxes, or remove them.",
     ),
+    "box-from-mask": Check(
+        WARNING,
+        "objects with a mask, but without a box",
+        "Their box is that of the mask.",
+        "Nothing, if the masks are right.",
+    ),
     "box-reversed": Check(
         WARNING,
         "boxes whose first corner is not the upper left one",

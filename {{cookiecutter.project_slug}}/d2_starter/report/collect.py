@@ -214,7 +214,7 @@ class Run:
             "Commit": next(iter(re.findall(r"^git commit: *(.*)", environment, re.M)), ""),
             **{name: value.split(" @")[0] for name, value in version.items()},
         }
-        for name, content in self._json("datasets.json").items():
+        for name, content in self._json("data.json").items():
             objects = ", ".join(f"{k} {n}" for k, n in content["objects"].items())
             facts[f"Dataset {name}"] = (
                 f"{content['images']} images, {content['without_objects']} without objects; "

@@ -1,5 +1,6 @@
 """Prepares a run: its directory, its log, its seeds, and the records of what is run."""
 
+import json
 import logging
 import os
 import secrets
@@ -17,6 +18,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config.experiment import Experiment
+from ..data.catalog import get_metadata
+from ..data.fingerprint import describe
 from ..files.owner import Refused, check_free, owns, release, take
 from ..files.run_directory import LAST, STOP_FILE, RunDirectory
 from .checkpoint import publish_last
@@ -212,6 +215,13 @@ def write_records(experiment: Experiment, output: Path):
     with open(output / ".config.yaml", "a", encoding="utf-8") as file:
         file.write(END)
     os.replace(output / ".config.yaml", output / "config.yaml")  # evaluators may be reading it
+    data = {}
+    for name, dicts in experiment.datasets().items():
+        classes = get_metadata(name.partition("+")[0]).get("thing_classes") or ()
+        data[name] = describe(dicts, classes)
+    (output / "data.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    for file in map(Path, experiment.fixes):
+        (output / file.name).write_bytes(file.read_bytes())
     names = (*experiment.train_names, *experiment.test_names)
     (output / METADATA).write_text(metadata_json(names), encoding="utf-8")
     # An image of the project has no repository; its Dockerfile sets the variable.

@@ -133,7 +133,9 @@ class DefaultTrainer(StoppableTrainer, _DefaultTrainer):
             names,
             lambda name: cls.build_test_loader(cfg, name),
             lambda name, folder: (
-                evaluators[names.index(name)] if evaluators else cls.build_evaluator(cfg, name)
+                evaluators[names.index(name)]
+                if evaluators
+                else cls.build_evaluator(cfg, name, *[folder] * quick)
             ),
             cfg.OUTPUT_DIR,
             val_loss=cfg.TEST.VAL_LOSS,

@@ -10,13 +10,13 @@ from torch import nn
 from ..config.experiment import Experiment
 from ..evaluation.evaluate import summary
 from ..files.run_directory import BEST, RunDirectory
-from .checkpoint import read_best
+from ..run.checkpoint import read_best
 
 logger = logging.getLogger(__name__)
 
 
 def finish(experiment: Experiment, model: nn.Module, metrics: dict[str, float]):
-    """Draws pictures of predictions, and logs the metrics and the files of the run.
+    """Draws pictures of predictions, writes the report, and logs what a run came to.
 
     Args:
         model: that was evaluated.
@@ -46,5 +46,12 @@ def finish(experiment: Experiment, model: nn.Module, metrics: dict[str, float]):
 
         save_pictures(experiment, model, str(output / "predictions"))
         lines.append(f"{'pictures':20} {output / 'predictions'}")
+    if experiment.report and metrics and experiment.test_names:
+        from .page import write_report
+
+        try:
+            lines.append(f"{'report':20} {write_report(output)}")
+        except Exception:  # the training is over and saved: a page cannot make it fail
+            logger.exception("No report was written. tools/report.py writes one later.")
     lines.append(f"{'curves':20} uv run tensorboard --logdir {quoted}")
     logger.info("Done.\n  %s", "\n  ".join(lines))
