@@ -1,11 +1,9 @@
 """Refuses answers that cannot become a working project, before the first file is written.
 
 It runs in the new folder, which cookiecutter removes again; an existing folder stays as it was.
-(Of the project_slug a/b an empty folder a remains: cookiecutter makes it before any hook.)
 Messages are ASCII, because some Windows terminals crash on anything else.
 """
 
-import difflib
 import json
 import keyword
 import os
@@ -17,7 +15,6 @@ from pathlib import Path
 ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')  # fmt: skip
 UNRENDERED = json.loads(r'''{{ _cookiecutter | default({}) | tojson }}''')  # fmt: skip
 BRACES = re.compile(r"[{][%#{]")
-WITH_VALUE = "-c -o --accept-hooks --checkout --config-file --debug-file --directory --output-dir"
 NO_DEVICE, DEVICE = r"(?!(?i:con|prn|aux|nul|(com|lpt)\d)([.]|\Z))", "or is a Windows device"
 FORMATS = {  # question: (regular expression, the same in words, what is suggested at the least)
     "project_name": (r"\S(.{0,78}\S)?", "1 to 80 characters without white space around them"),
@@ -40,12 +37,12 @@ NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs bl
     yarl""".split()
 NEIGHBOURS = """build configs d2_starter data datasets dist docker docs k8s output slurm src tests
     tools plain_train_net train_net lazyconfig_train_net lightning_train_net""".split()
-TAKEN = {"project_slug": {"a package that the project needs": NEEDED}}
-TAKEN["package_name"] = TAKEN["project_slug"] | {
+PACKAGES = {"a package that the project needs": NEEDED}
+TAKEN = {"project_slug": PACKAGES, "package_name": PACKAGES | {
     "a keyword of Python": keyword.kwlist + keyword.softkwlist,
     "a module of Python's standard library": sys.stdlib_module_names,
     "another file or folder of the project": NEIGHBOURS,
-}
+}}  # fmt: skip
 
 
 def why_not(question: str, answer: str) -> str:
@@ -69,32 +66,17 @@ def suggestion(question: str, answer: str) -> str:
     return next(text for text in candidates if not why_not(question, text))
 
 
-def command_line() -> dict[str, str]:
-    """Returns the `key=value` arguments of cookiecutter, which runs this hook, on Linux."""
-    try:
-        arguments = os.fsdecode(Path(f"/proc/{os.getppid()}/cmdline").read_bytes())
-        before, after = arguments.split(f"\0{ANSWERS.get('_template')}\0", maxsplit=1)
-    except (OSError, ValueError):
-        return {}
-    is_cookiecutter = "cookiecutter" in [Path(part).stem for part in before.split("\0")]
-    pairs = zip(["", *after.split("\0")], after.split("\0"), strict=False)
-    given = [a for previous, a in pairs if not a.startswith("-")
-             and previous not in [*WITH_VALUE.split(), "--replay-file"]]  # fmt: skip
-    return dict(a.split("=", maxsplit=1) for a in given if "=" in a) if is_cookiecutter else {}
-
-
 def as_given(question: str) -> str:
-    """Returns the answer, or what it was before cookiecutter evaluated the braces in it."""
-    given = str(typed.get(question, UNRENDERED.get(question, "")))
-    is_default = question not in typed and "cookiecutter." in given
-    return given if BRACES.search(given) and not is_default else ANSWERS[question]
+    """Returns the answer as it was before cookiecutter evaluated the braces in it."""
+    given = str(UNRENDERED.get(question, ""))
+    return given if BRACES.search(given) and "cookiecutter." not in given else ANSWERS[question]
 
 
 def read_data() -> list[str]:
     """Writes what the dataset is for post_gen_project.py; returns why it cannot be used."""
+    folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output
     given = ANSWERS.get("_repo_dir", "")  # of the template; cruft does not name it
-    starts = [Path(s) for s in (f"/proc/{os.getppid()}/cwd", os.environ.get("PWD", ""), "..")]
-    places = [Path(given), *(p for s in starts for p in (s, s / given))]
+    places = [Path(given), *(place for f in folders for place in (f, f / given))]
     found = [f for p in places for f in sorted(p.glob("*cookiecutter.project_slug*/d2_starter"))]
     if not found:
         return [f"data {ANSWERS['data']!a}: cannot be read here; run cookiecutter from a clone"]
@@ -102,7 +84,6 @@ def read_data() -> list[str]:
     sys.path.insert(0, str(found[0]))
     from formats import Unusable, parse, project, scan  # the library's, of the standard library
 
-    folders = [Path(os.environ.get("PWD", "..")), Path("..").resolve()]  # of the user, or output
     try:
         if parse(ANSWERS["data"], folders)[1]:
             what = scan(ANSWERS["data"], folders)
@@ -115,12 +96,7 @@ def read_data() -> list[str]:
     return []
 
 
-typed = command_line()
-questions = [key for key in ANSWERS if not key.startswith("_")]
 problems = []
-for key in [key for key in typed if key not in questions]:  # cookiecutter just drops them
-    nearest = difflib.get_close_matches(key, questions, n=1, cutoff=0)[0]
-    problems.append(f"{key!a} is none of {', '.join(questions)}; type {nearest}=...")
 for question in FORMATS:
     answer = as_given(question)
     if reason := why_not(question, answer):
