@@ -36,6 +36,7 @@ KEYS = {
     "TEST.EVAL_PERIOD_EPOCHS": ["train.eval_period_epochs"],
     "TEST.IMS_PER_BATCH": ["dataloader.test.batch_size"],
     "TEST.NUM_PICTURES": ["train.num_pictures"],
+    "TEST.REPORT": ["train.report"],
     "TEST.RANDOM_SUBSET_RATIO": ["dataloader.test.random_subset_ratio"],
 }
 

@@ -11,7 +11,18 @@ from projects import SMOKE, TRAINERS, ended, train_and_kill
 pytestmark = pytest.mark.training
 
 TINY = [*SMOKE, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", "(100,)", "SOLVER.WARMUP_ITERS", 2]
-TINY += ["DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 0, "SEED", 1, "SOLVER.MAX_ITER", 9]
+TINY += [
+    "DATALOADER.NUM_WORKERS",
+    0,
+    "TEST.NUM_PICTURES",
+    0,
+    "SEED",
+    1,
+    "TEST.REPORT",
+    False,
+    "SOLVER.MAX_ITER",
+    9,
+]
 TINY += ["SOLVER.CHECKPOINT_PERIOD", 4, "TEST.EVAL_PERIOD", 2, "LOG_PERIOD", 20]
 
 

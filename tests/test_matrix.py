@@ -24,9 +24,12 @@ NEEDS = {
     "retinanet_R_50_FPN": "boxes",
     "mask_rcnn_R_50_FPN": "masks",
     "pointrend_R_50_FPN": "masks",
+    "cascade_mask_rcnn_R_50_FPN": "masks",
+    "mask_rcnn_R_50_FPN_lsj": "masks",
     "keypoint_rcnn_R_50_FPN": "keypoints",
     "panoptic_fpn_R_50": "panoptic",
     "semantic_R_50_FPN": "semantic",
+    "deeplab_v3plus_R_103": "semantic",
 }
 HAS = {
     "shapes": {"boxes", "masks", "keypoints", "panoptic", "semantic"},

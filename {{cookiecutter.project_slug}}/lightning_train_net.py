@@ -72,6 +72,8 @@ class Detector(LightningModule):
     def configure_optimizers(self):
         cfg = self.experiment.config.clone()
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False  # see configure_gradient_clipping
+        steps = self.trainer.estimated_stepping_batches  # the Trainer may be of your own
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_ITER if steps == float("inf") else int(steps)
         optimizer = build_optimizer(cfg, self.model)
         scheduler = build_lr_scheduler(cfg, optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]

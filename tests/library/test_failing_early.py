@@ -117,8 +117,9 @@ def test_training_starts_from_weights_for_other_classes(experiment, weights, cap
     model = experiment.build_model()
     with caplog.at_level(logging.INFO):
         Checkpointer(model).resume_or_load(weights, resume=False)
-    assert "6 parameters of the weights have another shape, as with another number of classes, and" in (
-        caplog.text
+    assert (
+        "6 parameters of the weights have another shape, as with another number of classes, and"
+        in (caplog.text)
     )
     assert "Skip loading parameter" not in caplog.text
     saved = torch.load(weights)["model"]

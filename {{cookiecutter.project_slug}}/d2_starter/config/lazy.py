@@ -10,7 +10,7 @@ import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data.samplers import TrainingSampler
-from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators
 from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ..evaluation.ground_truth import write_ground_truth
 from ..evaluation.panoptic import PanopticEvaluator
 from .experiment import Experiment, Key
 
@@ -312,7 +313,10 @@ class LazyExperiment(Experiment):
                 "dataloader.evaluator evaluates all images: without it, the library's is used.",
             )
         nodes = nodes if isinstance(nodes, ListConfig) else [nodes]
-        return DatasetEvaluators([self._build_evaluator(node, name, folder) for node in nodes])
+        evaluators = [self._build_evaluator(node, name, folder) for node in nodes]
+        if any(isinstance(evaluator, COCOEvaluator) for evaluator in evaluators):  # for reports
+            write_ground_truth(folder, name, self.test_dataset(name), sigmas=self.keypoint_sigmas)
+        return DatasetEvaluators(evaluators)
 
     def _build_evaluator(self, node, name, folder):
         target = locate(node._target_) if isinstance(node._target_, str) else node._target_
@@ -323,7 +327,7 @@ class LazyExperiment(Experiment):
         if not isinstance(arguments.get("dataset_name", ""), str):  # one of several test sets
             arguments["dataset_name"] = name
         if target is COCOPanopticEvaluator and not find_spec("panopticapi"):  # not to be had by pip
-            return PanopticEvaluator(arguments["dataset_name"])
+            return PanopticEvaluator(arguments["dataset_name"], folder)
         return target(**arguments)
 
     def _read_train_arguments(self):

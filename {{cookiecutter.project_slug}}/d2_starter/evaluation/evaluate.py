@@ -45,15 +45,6 @@ class _OnSubset:
         """Evaluates; otherwise what is in images outside of a subset would count as missed."""
         return super().evaluate(img_ids or self._image_ids)
 
-    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
-        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        if coco_eval is None:
-            # Where nothing was predicted at all, as early in training, detectron2 answers NaN, and
-            # leaves out the classes.
-            names = class_names if class_names and len(class_names) > 1 else ()
-            results = dict.fromkeys([*results, *(f"AP-{name}" for name in names)], 0.0)
-        return results
-
 
 class SubsetCOCOEvaluator(_OnSubset, COCOEvaluator):
     """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
@@ -213,6 +204,7 @@ class Evaluation(DatasetEvaluator):
         evaluator: of detectron2.
         val_loss: whether inputs have ground truth, and losses are computed.
         build_predictor: see `evaluate`.
+        name: of the test set.
 
     Attributes:
         results: of `evaluate()`, as a DatasetEvaluator has them.
@@ -224,7 +216,9 @@ class Evaluation(DatasetEvaluator):
         evaluator: DatasetEvaluator,
         val_loss: bool,
         build_predictor: Callable | None = None,
+        name: str = "",
     ):
+        self._classes = (name and MetadataCatalog.get(name).get("thing_classes")) or ()
         self._build_predictor = build_predictor or (lambda model, predict: predict)
         self._evaluator = evaluator
         self._model = model
@@ -233,6 +227,7 @@ class Evaluation(DatasetEvaluator):
     def reset(self):
         """Forgets what was processed."""
         self._evaluator.reset()
+        self._found = 0
         self._inner = PredictionsAndLosses(self._model) if self._val_loss else self._model
         self._predict = self._build_predictor(self._model, self._inner)
 
@@ -242,11 +237,18 @@ class Evaluation(DatasetEvaluator):
 
     def process(self, inputs, outputs):
         """Takes the predictions for a batch."""
+        self._found += sum(len(output.get("instances", ())) for output in outputs)
         self._evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict:
         """Returns metrics, and the losses as `val_loss`."""
         self.results = self._evaluator.evaluate() or {}
+        if not sum(comm.all_gather(self._found)):
+            # Nothing was predicted at all, as early in training: detectron2's metrics are NaN then,
+            # and leave out the classes.
+            classes = [f"AP-{name}" for name in self._classes] if len(self._classes) > 1 else []
+            for task in self.results.keys() & {"bbox", "segm", "keypoints"}:
+                self.results[task] = dict.fromkeys([*self.results[task], *classes], 0.0)
         if self._val_loss:
             self.results["val_loss"] = self._inner.losses()
         return self.results
@@ -293,7 +295,7 @@ def evaluate(
         for name in names:
             loader = build_test_loader(name)
             evaluator = build_evaluator(name, os.path.join(folder, name))
-            evaluation = Evaluation(model, evaluator, val_loss, build_predictor)
+            evaluation = Evaluation(model, evaluator, val_loss, build_predictor, name)
             batches = _First(loader) if quick else loader
             inference_on_dataset(evaluation.predict, batches, evaluation)
             evaluations[name] = evaluation

@@ -51,6 +51,8 @@ def finish(experiment: Experiment, model: nn.Module, metrics: dict[str, float]):
 
         try:
             lines.append(f"{'report':20} {write_report(output)}")
+        except FileNotFoundError as error:  # evaluators of one's own
+            logger.info("No report was written: %s", error)
         except Exception:  # the training is over and saved: a page cannot make it fail
             logger.exception("No report was written. tools/report.py writes one later.")
     lines.append(f"{'curves':20} uv run tensorboard --logdir {quoted}")

@@ -110,6 +110,8 @@ class Data(LightningDataModule):
     def __init__(self, experiment: Experiment):
         super().__init__()
         self.experiment = experiment
+        if not experiment.images_per_epoch:  # in a Trainer of your own
+            experiment.set_epoch_length()
 
     def train_dataloader(self):
         return TrainBatches(self.experiment)
@@ -125,7 +127,7 @@ def begin_evaluations(experiment: Experiment, model) -> dict[str, Evaluation]:
         folder = os.path.join(experiment.output_dir, "inference", name)
         evaluator = experiment.build_evaluator(name, folder)
         evaluations[name] = Evaluation(
-            model, evaluator, experiment.val_loss, experiment.build_predictor
+            model, evaluator, experiment.val_loss, experiment.build_predictor, name
         )
         evaluations[name].reset()
     return evaluations
