@@ -154,6 +154,15 @@ def test_a_run_whose_images_are_gone_has_a_report(tmp_path):
     assert "4 image files are gone" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_numbers_that_other_commands_read(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_report(run)
+    assert json.loads((run / "thresholds.json").read_text()) == {"cat": 0.9, "<dog>": 0.6}
+    intervals = json.loads((run / "intervals.json").read_text())
+    assert {"bbox/AP", "bbox/AP50", "bbox/AP75"} == intervals.keys()
+    assert intervals["bbox/AP"][0] < 31 < intervals["bbox/AP"][1]
+
+
 def test_a_run_without_predictions_has_a_report(tmp_path):
     page = write_report(write_run(tmp_path / "run", results=[])).read_text(encoding="utf-8")
     assert "<b>0.0</b>" in page

@@ -220,7 +220,7 @@ class Run:
                 f"{content['images']} images, {content['without_objects']} without objects; "
                 f"{objects or 'no objects'}; fingerprint {content['fingerprint']}"
             )
-        fixes = self.config.get("DATASETS.FIXES")
+        fixes = self.config.get("DATASETS.FIXES") or self.config.get("dataloader.fixes")
         return {k: v for k, v in facts.items() if v} | ({"Fixes": str(fixes)} if fixes else {})
 
     @property

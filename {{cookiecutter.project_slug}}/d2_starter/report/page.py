@@ -9,8 +9,11 @@ from string import Template
 
 from detectron2.config import get_cfg
 
+from ..files.atomic import write_json
 from .collect import Run, flatten, open_run
+from .errors import operating_points
 from .sections import NAMES, TEXTS, SetReport, details, grid, paragraph, section, table
+from .statistics import interval
 from .svg import Images, line_chart
 
 
@@ -152,11 +155,34 @@ def _not(run):
 def write_report(
     run_dir: str | Path, load_experiment=None, output: str | Path | None = None, **options
 ) -> Path:
-    """Writes the page of a run, report.html in its directory; returns its path."""
+    """Writes the page of a run, report.html in its directory; returns its path.
+
+    Beside the page of the directory, thresholds.json has the best threshold of each class, and
+    intervals.json the intervals of metrics, for `Predictor` and model cards.
+    """
     run = open_run(run_dir, load_experiment)
     path = Path(output or run.path / "report.html")
     path.write_text(render(run, **options), encoding="utf-8")
+    for name, content in (("thresholds", _thresholds(run)), ("intervals", _intervals(run))):
+        write_json(run.path / f"{name}.json", content)
     return path
+
+
+def _thresholds(run):
+    matches = next((m for s in run.test_sets for m in s.matches.values()), None)
+    points = operating_points(matches) if matches else []
+    found = zip(matches.classes, points) if matches else ()
+    return {name: p["threshold"] for name, p in found if p["threshold"] is not None}
+
+
+def _intervals(run):
+    several = len(run.test_sets) > 1
+    return {
+        f"{s.name}/{key}" if several else key: interval(value, draws, len(s.truth["images"]))
+        for s in run.test_sets
+        for key, (value, draws) in s.draws.items()
+        if "-" not in key.rpartition("/")[2]  # a class
+    }
 
 
 def main(load_experiment):

@@ -37,8 +37,9 @@ TEXTS = {
         <span class="key"><i class="k-missed"></i>not found</span>""",
     "suspects": """Where the model contradicts an annotation with confidence, most doubtful first.
         Look, tick what is really wrong, and download the fixes. A training with
-        <code>DATASETS.FIXES</code> applies them; the annotation files stay as they are. A model has
-        learned the errors in the images that it was trained on: suspects are better in others.""",
+        <code>DATASETS.FIXES</code> (in Python configs <code>dataloader.fixes</code>) applies them; the
+        annotation files stay as they are. A model has learned the errors in the images that it was
+        trained on: suspects are better in others.""",
 }
 SUSPECT_TITLES = {
     "class": "Another class?",
