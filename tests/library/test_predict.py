@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 from tiny_run import NAMES, load_experiment, make_image, make_run
 
@@ -17,7 +16,6 @@ from d2_starter.predict import Predictor
 from d2_starter.predict.command import main
 from d2_starter.predict.labels import WRITERS
 from d2_starter.predict.sources import find, output_names
-from d2_starter.predict.views import merge, views
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +31,14 @@ def predictor(run):
 def same(a, b):
     fields = a.get_fields()
     return fields.keys() == b.get_fields().keys() and all(
-        torch.equal(getattr(v, "tensor", v), getattr(b.get(k), "tensor", b.get(k)))
-        for k, v in fields.items()
-        if k != "names"
+        torch.equal(*(_tensor(values.get(name)) for values in (a, b)))
+        for name in fields.keys() - {"names"}
     )
+
+
+def _tensor(value):
+    value = getattr(value, "tensor", value)
+    return value if isinstance(value, torch.Tensor) else torch.stack(list(value))
 
 
 def test_as_in_an_evaluation(predictor, tmp_path):
@@ -121,51 +123,21 @@ def test_no_run(tmp_path, run):
         Predictor(run, load_experiment, weights=str(other / "model_best.pth"))
 
 
-def instances(size, boxes, scores, classes):
-    found = Instances(size, pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32)))
-    found.scores, found.pred_classes = torch.tensor(scores), torch.tensor(classes)
-    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes):
-        mask[y0:y1, x0:x1] = True
-    found.pred_masks = masks
-    return found
-
-
-def test_tiles_cover_the_image():
-    parts = views(1000, 700, 400, 0.25, mirror=False)
-    seen = np.zeros((700, 1000), int)
-    for part in parts[1:]:
-        assert (part.width, part.height) == (400, 400)
-        assert part.cut(seen).shape == (400, 400)
-        seen[part.y : part.y + 400, part.x : part.x + 400] += 1
-    assert seen.min() == 1 and parts[0].width == 1000
-    assert len(views(300, 200, 400, 0.25, mirror=True)) == 2
-
-
-def test_one_object_in_several_tiles_is_found_once():
-    whole, left, right = parts = views(150, 100, 100, 0.5, mirror=False)
-    assert (left.x, right.x) == (0, 50)
-    found = [
-        Instances((100, 150)),
-        # Cut by the tile's border, with the higher score; and another class at the same place.
-        instances((100, 100), [(70, 10, 100, 40), (70, 10, 100, 40)], [0.9, 0.3], [0, 1]),
-        instances((100, 100), [(20, 10, 60, 40), (80, 60, 90, 70)], [0.8, 0.7], [0, 0]),
-    ]
-    found[0] = found[1][:0]
-    merged = merge(parts, found, 150, 100)
-    boxes = merged.pred_boxes.tensor.int().tolist()
-    assert boxes == [[70, 10, 110, 40], [130, 60, 140, 70], [70, 10, 100, 40]]
-    assert merged.pred_masks[0, 10:40, 70:110].all() and merged.pred_masks[0].sum() == 1200
-
-
-def test_mirror_image_is_turned_back():
-    parts = views(100, 80, None, 0.2, mirror=True)
-    found = [instances((80, 100), [(10, 20, 30, 40)], [0.6], [0])]
-    found.append(instances((80, 100), [(70, 20, 90, 40)], [0.9], [0]))
-    merged = merge(parts, found, 100, 80)
-    assert merged.pred_boxes.tensor.int().tolist() == [[10, 20, 30, 40]]
-    assert merged.scores.item() == pytest.approx(0.9)
-    assert merged.pred_masks[0, 20:40, 10:30].all() and merged.pred_masks.sum() == 400
+def test_tiles_and_augmentation_are_those_of_an_evaluation(run, tmp_path):
+    file = str(make_image(tmp_path / "i.png", 200, 150))
+    sizes = ["TEST.AUG.MIN_SIZES", "(48,64)", "TEST.AUG.MAX_SIZE", "96"]
+    options = {"tiles": 100, "overlap": 0.25, "tta": True, "overrides": sizes}
+    found = Predictor(run, load_experiment, threshold=0, **options)(file)
+    tiles = "TEST.TILES.ENABLED True TEST.TILES.SIZE (100,100) TEST.TILES.OVERLAP 25"
+    overrides = [*sizes, *tiles.split(), "TEST.AUG.ENABLED", "True"]
+    same_by_config = Predictor(run, load_experiment, threshold=0, overrides=overrides)
+    assert len(found) and same(found, same_by_config(file))
+    experiment = same_by_config.run.experiment
+    predict = experiment.build_predictor(same_by_config.model)
+    with torch.no_grad():
+        (evaluated,) = predict([experiment.build_mapper(False)({"file_name": file})])
+    evaluated["instances"].names = found.names
+    assert same(found, evaluated["instances"])
 
 
 def test_names_of_results_never_collide(tmp_path):

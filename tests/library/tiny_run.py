@@ -1,35 +1,24 @@
-"""A run directory with a small untrained model, and an experiment without a project around it."""
+"""A run directory with a small untrained model, and the experiment that reads it."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import load_yaml
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
+
+from d2_starter.data.catalog import register
 
 NAMES = ["cat", "dog"]
 
 
-class TinyExperiment:
-    def __init__(self, config_file):
-        self.config = get_cfg()
-        self.config.merge_from_file(config_file)
-        self.train_names = self.test_names = ("tiny_test",)
-
-    def build_model(self):
-        return build_model(self.config)
-
-    def build_mapper(self, is_train, ground_truth=None):
-        return DatasetMapper(self.config, is_train=is_train)
-
-
 def load_experiment(config_file, overrides=()):
     if "tiny_test" not in DatasetCatalog.list():
-        DatasetCatalog.register("tiny_test", list)
-        MetadataCatalog.get("tiny_test").set(thing_classes=NAMES)
-    return TinyExperiment(config_file)
+        register("tiny_test", list, thing_classes=NAMES, evaluator_type="coco")
+    return load_yaml(config_file, overrides)
 
 
 def make_run(folder: Path, **options) -> Path:
@@ -56,6 +45,7 @@ def make_run(folder: Path, **options) -> Path:
     cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
     cfg.TEST.DETECTIONS_PER_IMAGE = 10
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("tiny_test",)
     for key, value in options.items():
         cfg.merge_from_list([key, value])
     folder.mkdir(parents=True, exist_ok=True)

@@ -230,11 +230,22 @@ class LazyExperiment(Experiment):
 
     @property
     def tiles(self):
-        return dict(OmegaConf.select(self.config, "dataloader.test.tiles") or {"enabled": False})
+        given = OmegaConf.select(self.config, "dataloader.test.tiles") or {}
+        return {"enabled": False, "whole_image": True, "nms_by": "box", "nms_thresh": 0.5} | dict(given)
+
+    @tiles.setter
+    def tiles(self, values):
+        self.set_key("dataloader.test.tiles", dict(values))
 
     @property
     def test_augmentation(self):
-        return dict(OmegaConf.select(self.config, "dataloader.test.aug") or {"enabled": False})
+        given = OmegaConf.select(self.config, "dataloader.test.aug") or {}
+        sizes = {"min_sizes": [400, 600, 800, 1000], "max_size": 4000, "flip": True}
+        return {"enabled": False} | sizes | dict(given)
+
+    @test_augmentation.setter
+    def test_augmentation(self, values):
+        self.set_key("dataloader.test.aug", dict(values))
 
     def _build_model(self):
         return instantiate(self.config.model).to(self.device)

@@ -233,9 +233,17 @@ class YamlExperiment(Experiment):
     def tiles(self):
         return {name.lower(): value for name, value in self.config.TEST.TILES.items()}
 
+    @tiles.setter
+    def tiles(self, values):
+        self.config.TEST.TILES.update({name.upper(): value for name, value in values.items()})
+
     @property
     def test_augmentation(self):
         return {name.lower(): value for name, value in self.config.TEST.AUG.items()}
+
+    @test_augmentation.setter
+    def test_augmentation(self, values):
+        self.config.TEST.AUG.update({name.upper(): value for name, value in values.items()})
 
     def _build_model(self):
         return build_model(self.config)

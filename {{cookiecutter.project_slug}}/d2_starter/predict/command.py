@@ -39,7 +39,7 @@ def main(load_experiment: Callable, description: str, arguments: list[str] | Non
     add("--workers", type=int, default=2, help="threads that read images (2)")
     add("--device", help="such as cpu, cuda:1")
     add("--half", action="store_true", help="compute with 16 bits")
-    add("--tta", action="store_true", help="look at the mirrored image, too")
+    add("--tta", action="store_true", help="test-time augmentation, see TEST.AUG")
     add("--tiles", type=int, metavar="PIXELS", help="cut large images into tiles of this side")
     add("--overlap", type=float, default=0.2, help="share of a tile that the next has too (0.2)")
     add("--every", type=int, default=1, metavar="N", help="of videos, one frame out of N")

@@ -269,7 +269,9 @@ def to_supervision(found: Instances):
             "supervision.Detections needs supervision: uv add supervision (or pip install "
             "supervision; it brings opencv-python, which must then replace opencv-python-headless)"
         ) from None
-    masks = found.pred_masks.numpy() if found.has("pred_masks") else None
+    masks = None
+    if found.has("pred_masks") and len(found):
+        masks = np.stack([mask.numpy() for mask in found.pred_masks])
     return supervision.Detections(
         xyxy=found.pred_boxes.tensor.numpy(),
         confidence=found.scores.numpy(),

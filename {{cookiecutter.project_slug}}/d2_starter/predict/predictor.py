@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from detectron2.structures import Instances
 
 from ..run.opening import open_run
 from .memory import as_file, to_rgb
-from .views import View, merge, views
 
 WORKERS = 2  # threads that read the next images
 END = object()
@@ -29,16 +27,6 @@ class Names(list):
             got = super().__getitem__(item)
             return Names(got) if isinstance(item, slice) else got
         return Names(np.array(self, dtype=object)[np.asarray(item)].tolist())
-
-
-@dataclass
-class _Loaded:
-    """An image as the model takes it: one input, or one for each of its views."""
-
-    inputs: list[dict]
-    parts: list[View]
-    width: int
-    height: int
 
 
 class Predictor:
@@ -82,8 +70,9 @@ class Predictor:
                 run's report says of each class. 0: all that an evaluation counts.
             device: "cuda", "cpu", ...; default: the config's, or the CPU where that is not there.
             half: computes with 16 bits where PyTorch's autocast does.
-            tta: test-time augmentation: looks at the mirrored image, too.
-            tiles: side of tiles in pixels that large images are cut into, for small objects.
+            tta: test-time augmentation, as the config's TEST.AUG says.
+            tiles: side of tiles in pixels that large images are cut into, for small objects; else
+                as the config's TEST.TILES says.
             overlap: share of a tile that the next one has too.
             batch_size: images that the model gets at once; only those of one size.
             workers: threads that read the next images while the model works.
@@ -104,10 +93,16 @@ class Predictor:
         self.run = open_run(run, load_experiment, weights, overrides, trust)
         self.metadata = self.run.metadata
         self.model = self.run.build_model(device)
-        self._mapper = self.run.experiment.build_mapper(is_train=False)
+        experiment = self.run.experiment
+        if tiles:
+            size = {"size": (tiles, tiles), "overlap": int(overlap * tiles)}
+            experiment.tiles = experiment.tiles | {"enabled": True} | size
+        if tta:
+            experiment.test_augmentation = experiment.test_augmentation | {"enabled": True}
+        self._mapper = experiment.build_mapper(is_train=False)
+        self._predict_batch = experiment.build_predictor(self.model)
         self._thresholds = self._thresholds_of(threshold)
         self._half = half
-        self._tile, self._overlap, self._mirror = tiles, overlap, tta
         self.batch_size, self.workers = batch_size, workers
 
     @property
@@ -160,49 +155,22 @@ class Predictor:
         yield from self._predict(waiting)
 
     def _load(self, image, channels):
-        if not (self._tile or self._mirror) and isinstance(image, str | Path):
-            mapped = self._mapper({"file_name": str(image), "image_id": str(image)})
-            return _Loaded([mapped], [], mapped["width"], mapped["height"])
-        pixels = to_rgb(image, channels)
-        height, width = pixels.shape[:2]
-        parts = views(width, height, self._tile, self._overlap, self._mirror)
-        inputs = []
-        for view in parts:
-            with as_file(view.cut(pixels)) as file:
-                inputs.append(self._mapper({"file_name": file, "image_id": file}))
-        return _Loaded(inputs, parts if len(parts) > 1 else [], width, height)
+        if isinstance(image, str | Path):
+            return self._mapper({"file_name": str(image), "image_id": str(image)})
+        with as_file(to_rgb(image, channels)) as file:
+            return self._mapper({"file_name": file, "image_id": file})
 
     def _predict(self, waiting):
         if not waiting:
             return
-        inputs = [i for _, loaded in waiting for i in loaded.inputs]
-        outputs = []
-        step = self.batch_size
-        for start in range(0, len(inputs), step):
-            for group in _same_size(inputs[start : start + step]):
-                outputs += self._run(group)
-        for image, loaded in waiting:
-            own, outputs = outputs[: len(loaded.inputs)], outputs[len(loaded.inputs) :]
-            yield image, self._finish(loaded, own)
-
-    def _run(self, inputs):
         device = torch.device(self.model.device).type
         kind = torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported() else torch.half
         with torch.no_grad(), torch.autocast(device, kind, enabled=self._half):
-            return self.model(inputs)
+            outputs = self._predict_batch([loaded for _, loaded in waiting])
+        for (image, _), output in zip(waiting, outputs):
+            yield image, self._finish(output)
 
-    def _finish(self, loaded, outputs):
-        if loaded.parts:
-            if set(outputs[0]) != {"instances"}:
-                raise ValueError(
-                    f"this model predicts {', '.join(outputs[0])}; tiles and mirrored images can "
-                    "be put together for boxes, masks and keypoints only."
-                )
-            found = [self._above(output["instances"].to("cpu")) for output in outputs]
-            size = loaded.width, loaded.height
-            instances = merge(loaded.parts, found, *size, self._keypoint_flips())
-            return self._named(instances)
-        (output,) = outputs
+    def _finish(self, output):
         if "instances" in output:
             found = self._named(self._above(output["instances"].to("cpu")))
             output = {**output, "instances": found}
@@ -218,12 +186,6 @@ class Predictor:
         classes = instances.pred_classes.tolist()
         instances.names = Names(names[i] if i < len(names) else str(i) for i in classes)
         return instances
-
-    def _keypoint_flips(self):
-        names = self.metadata.get("keypoint_names") or []
-        pairs = dict(self.metadata.get("keypoint_flip_map") or ())
-        pairs |= {b: a for a, b in pairs.items()}
-        return [names.index(pairs.get(name, name)) for name in names]
 
     def _thresholds_of(self, threshold):
         """Returns (classes,) thresholds, None if all objects stay."""
@@ -252,17 +214,8 @@ class Predictor:
 
 
 def _size(loaded):
-    return [tuple(i["image"].shape) for i in loaded.inputs]
-
-
-def _same_size(inputs):
-    groups = []
-    for one in inputs:
-        if groups and groups[-1][0]["image"].shape == one["image"].shape:
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    return groups
+    images = loaded.get("tiles", [loaded])
+    return [tuple(image["image"].shape) for image in images]
 
 
 def _ahead(items: Iterable, load: Callable, workers: int) -> Iterator[tuple]:
