@@ -231,7 +231,9 @@ class LazyExperiment(Experiment):
     @property
     def tiles(self):
         given = OmegaConf.select(self.config, "dataloader.test.tiles") or {}
-        return {"enabled": False, "whole_image": True, "nms_by": "box", "nms_thresh": 0.5} | dict(given)
+        return {"enabled": False, "whole_image": True, "nms_by": "box", "nms_thresh": 0.5} | dict(
+            given
+        )
 
     @tiles.setter
     def tiles(self, values):

@@ -141,7 +141,7 @@ def check_records(dataset: Dataset, objects: Objects):
 
 
 def check_images(dataset: Dataset, objects: Objects, results: list):
-    """What `check_image` found in files and masks; images that are there twice."""
+    """Collects what `check_image` found in files and masks; images that are there twice."""
     for i, (record, result) in enumerate(zip(dataset.records, results)):
         for check, number, text in result.problems:
             is_image = number is None

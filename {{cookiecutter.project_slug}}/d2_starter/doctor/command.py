@@ -76,6 +76,7 @@ def track(iterable, total, name):
 
 
 def print_report(report: dict):
+    """Prints the report of `check` in words."""
     for name, dataset in report["datasets"].items():
         crowds = f", {dataset['crowds']:,} of them crowds" * bool(dataset["crowds"])
         heading = f"{name}: {numbered(dataset['images'], 'image')}, "
@@ -128,6 +129,7 @@ def print_sizes(dataset: dict, model: dict | None):
 
 
 def print_findings(findings: list[dict]):
+    """Prints findings: how many, examples, the effect, the remedy."""
     for finding in findings:
         severity = finding["severity"]
         label = severity.upper()
@@ -141,10 +143,12 @@ def print_findings(findings: list[dict]):
 
 
 def wrapped(text: str) -> str:
+    """Returns a paragraph of the report, in lines of its width."""
     # Names of files stay whole: they are copied.
     indents = {"initial_indent": "  ", "subsequent_indent": "    "}
     return textwrap.fill(text, WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
 
 
 def numbered(count: int, noun: str) -> str:
+    """Returns a number with its noun, such as 2 images."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: every check, its effect and its remedy.
+"""Lists what can be wrong with a dataset: every check, its effect and its remedy.
 
 An error ends a training or an evaluation, or makes the model learn something wrong. With a warning
 they run, on less or other data than one may think. What readers of files find is in

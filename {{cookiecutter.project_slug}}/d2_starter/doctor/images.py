@@ -19,7 +19,7 @@ UNKNOWN = (math.nan,) * 4
 
 
 class Job(NamedTuple):
-    """What is to be checked of an image."""
+    """Says what is to be checked of an image."""
 
     file: str | None  # None: not the file, annotations only
     size: tuple[int, int] | None  # width and height as annotated
@@ -30,6 +30,8 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
+    """Says how an image, its masks and its label map were found."""
+
     problems: list[tuple[str, int | None, str]]  # check, number of the annotation, what it is like
     content: str | None  # equal if the pixels are equal; None: there are none
     bounds: list[tuple[float, ...]]  # of each mask, XYXY; NaN where it has none

@@ -25,7 +25,7 @@ MODES = {mode: int(mode) for mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMod
 
 
 class Model(NamedTuple):
-    """What a config file says about a model."""
+    """Holds what a config file says about a model."""
 
     anchors: list[float]  # sizes in pixels, sorted; empty if there are none
     short_side: int  # of its images, in pixels; 0: they are not resized
@@ -37,6 +37,8 @@ class Model(NamedTuple):
 
 @dataclass
 class Dataset:
+    """Holds the dataset dicts of a dataset, and what was found while they were read."""
+
     name: str
     records: list[dict] = field(default_factory=list)  # dataset dicts
     classes: dict = field(default_factory=dict)  # of objects, by category_id as records have it
@@ -200,7 +202,7 @@ class Objects:
             return np.array([_four(a.get("bbox")) for a in self.annotations])
 
     def number(self, i: int) -> str:
-        """Which annotation of its image it is: its id or its place, from 1."""
+        """Returns the id of an annotation, or its place in its image, from 1."""
         place = i - self.starts[self.owners[i]] + 1
         return f"annotation {self.annotations[i].get('id', f'number {place}')}"
 
@@ -208,7 +210,7 @@ class Objects:
         return f"{self.records[self.owners[i]]['file_name']}, {self.number(i)}"
 
     def box(self, i: int) -> str:
-        """Which annotation it is, its box as the file has it, and the size of its image."""
+        """Returns an annotation in words: its number, its box as the file has it, its image's size."""
         size = ""
         if np.isfinite(self.limits[i]).all():
             size = " in {:g} x {:g} pixels".format(*self.limits[i, :2])
@@ -223,6 +225,7 @@ def as_xyxy(boxes: np.ndarray, is_xywh: np.ndarray) -> np.ndarray:
 
 
 def hashable(value):
+    """Returns the value if it can be a key, else None."""
     return value if isinstance(value, Hashable) else None
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run and its project, for the files that leave the project."""
+"""Describes a run and its project, for the files that leave the project."""
 
 import inspect
 import json

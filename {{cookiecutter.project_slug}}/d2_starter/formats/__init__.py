@@ -60,7 +60,7 @@ CONVERTER = (
 
 @dataclass
 class Scan:
-    """What a dataset consists of.
+    """Describes what a dataset consists of.
 
     Attributes:
         entry: what datasets.json says of it.

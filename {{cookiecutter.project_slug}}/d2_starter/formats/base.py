@@ -1,4 +1,4 @@
-"""What all formats share: names of splits and classes, and the records that a reader makes.
+"""Holds what all formats share: names of splits and classes, and the records that a reader makes.
 
 A format is a module with three names. `NEEDS` says what must be there. `find(tree)` returns the
 sources of each split, `{"train": [source, ...], ...}`, "" where names do not say which; a source is

@@ -19,6 +19,7 @@ CLASSES = [name.replace("_", " ") for name in STUFF] + THINGS
 
 
 def find(tree: Tree) -> Sources:
+    """Finds the cities below leftImg8bit and gtFine."""
     found: Sources = {}
     if not tree.given and {"leftImg8bit", "gtFine"} <= set(tree.listed("")[1]):
         for name in tree.listed("gtFine")[1]:

@@ -15,6 +15,7 @@ NEEDS = "a JSON file whose annotations have segments_info, and a folder of PNGs"
 
 
 def find(tree: Tree) -> Sources:
+    """Finds JSON files of panoptic segments, each with its folder of PNG files."""
     found = coco.find(tree, "coco_panoptic")
     for split, sources in found.items():
         for source in sources:
@@ -54,6 +55,7 @@ def _image_folder(tree, names, split):
 
 
 def read(split: Split):
+    """Reads images, segments and categories."""
     path, folder = split.path("annotations"), split.source["images"]
     images, categories, annotations = {}, {}, []
     try:

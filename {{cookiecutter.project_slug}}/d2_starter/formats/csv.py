@@ -48,6 +48,7 @@ def columns(row: list[str]) -> list[str]:
 
 
 def find(tree: Tree) -> Sources:
+    """Finds tables whose header names columns of boxes."""
     found: Sources = {}
     for count, file in enumerate(tree.files(".csv")):
         if count == 50:
@@ -61,6 +62,7 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads a table, one object a line."""
     path = split.path("annotations")
     records: dict[str, dict] = {}
     csv.field_size_limit(MAX_LINE)

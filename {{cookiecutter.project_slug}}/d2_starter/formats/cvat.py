@@ -30,6 +30,7 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads images with boxes, polygons, masks and points."""
     path = split.path("annotations")
     with open(path, "rb") as file:
         if b"<!ENTITY" in file.read(1 << 20):

@@ -36,10 +36,12 @@ def plain(text: Any) -> str:
 
 
 def is_image(name: str) -> bool:
+    """Returns whether a name ends as those of images do."""
     return name.lower().endswith(IMAGES)
 
 
 def stem(name: str) -> str:
+    """Returns a name without its ending."""
     return os.path.splitext(name)[0]
 
 
@@ -236,6 +238,7 @@ def read_lines(path: Path | str) -> list[str]:
 
 
 def not_json(path, error) -> Unusable:
+    """Returns the error for a file that is not JSON."""
     return Unusable(
         f"{str(path)!a} is not JSON, or not all of it is there ({plain(error)}); download or export"
         " it again"

@@ -11,6 +11,7 @@ KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels", "keypointlabels", 
 
 
 def find(tree: Tree) -> Sources:
+    """Finds JSON files of tasks with results of a kind that is read."""
     found: Sources = {}
     for file, text in tree.glances.items():
         if text.lstrip().startswith("[") and any(f'"{kind}"' in text for kind in KINDS):
@@ -21,6 +22,7 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads tasks; coordinates there are percent of the image."""
     path = split.path("annotations")
     for place, (_, task) in enumerate(json_entries(path), start=1):
         where = f"{path}, task {place}"

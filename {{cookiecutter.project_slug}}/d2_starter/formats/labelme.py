@@ -11,6 +11,7 @@ NEEDS = "labelme's JSON files, one per image, with shapes and imagePath"
 
 
 def find(tree: Tree) -> Sources:
+    """Finds folders of JSON files, one an image."""
     is_labelme = [
         f for f, text in tree.glances.items() if '"shapes"' in text and '"imagePath"' in text
     ]
@@ -19,6 +20,7 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads the JSON files of a split."""
     for folder in split.source["annotations"]:
         names = [name for name in split.tree.names(folder) if name.lower().endswith(".json")]
         for name in names:

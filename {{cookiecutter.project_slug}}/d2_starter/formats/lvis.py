@@ -8,6 +8,7 @@ NEEDS = "a JSON file whose images have neg_category_ids and coco_url"
 
 
 def find(tree: Tree) -> Sources:
+    """Finds the JSON files of LVIS."""
     found = coco.find(tree, "lvis")
     for split, sources in found.items():
         for source in sources:
@@ -17,4 +18,5 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads images, annotations and categories."""
     coco.read(split, "lvis")

@@ -1,4 +1,4 @@
-"""What can be wrong with annotations, and the list of what was found."""
+"""Lists what can be wrong with annotations, and collects what was found."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -10,10 +10,12 @@ SINGULAR = {"boxes": "box", "classes": "class", "entries": "entry"}
 
 
 class Unusable(ValueError):
-    """What was given, what is wrong with it, and what to do; in ASCII."""
+    """Says what was given, what is wrong with it, and what to do; in ASCII."""
 
 
 class Check(NamedTuple):
+    """Describes something that can be wrong."""
+
     severity: str  # ERROR or WARNING
     what: str  # reads on after the count: "3 boxes that ..."
     effect: str

@@ -46,7 +46,7 @@ INPUT:
 
 
 class Project:
-    """What datasets.json says.
+    """Holds what datasets.json says.
 
     Attributes:
         folder: of the project.
@@ -96,7 +96,7 @@ class Project:
 
     @property
     def tasks(self) -> list[str]:
-        """What all of the datasets can train."""
+        """The tasks that all of the datasets can train."""
         return [task for task in TASKS if all(task in e["tasks"] for e in self.datasets)]
 
     @property

@@ -17,6 +17,7 @@ MAX_PIXELS = 10_000_000  # of label maps decoded to see their values; about 3 se
 
 
 def find(tree: Tree) -> Sources:
+    """Finds folders of label maps, each with its folder of images."""
     found: Sources = {}
     for folder in tree.folders() if not tree.given else ():
         if not re.search(LABEL_MAPS, folder.lower()) or "panoptic" in folder:

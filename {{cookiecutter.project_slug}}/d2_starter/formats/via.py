@@ -12,6 +12,7 @@ LABELS = ("label", "class", "class_name", "name", "category", "type")
 
 
 def find(tree: Tree) -> Sources:
+    """Finds the JSON files of the VGG Image Annotator."""
     found: Sources = {}
     for file, text in tree.glances.items():
         if '"shape_attributes"' in text and '"filename"' in text:
@@ -22,6 +23,7 @@ def find(tree: Tree) -> Sources:
 
 
 def read(split: Split):
+    """Reads images and their regions."""
     path = split.path("annotations")
     data = read_json(path)
     data = data.get("_via_img_metadata", data) if isinstance(data, dict) else {}

@@ -24,7 +24,7 @@ from .memory import to_rgb
 
 @dataclass
 class Result:
-    """What was found in one image, or one frame.
+    """Holds what was found in one image, or one frame.
 
     Attributes:
         name: of its results, without extension; see `sources.output_names`.

@@ -1,4 +1,4 @@
-"""What a command is given to look at: files, folders, patterns, videos, cameras."""
+"""Finds what a command is given to look at: files, folders, patterns, videos, cameras."""
 
 import glob
 import os
@@ -61,6 +61,7 @@ def _walk(folder):
 
 
 def is_video(source: Path | str) -> bool:
+    """Returns whether a source is a video or a camera."""
     return isinstance(source, str) or source.suffix.lower() in VIDEOS
 
 

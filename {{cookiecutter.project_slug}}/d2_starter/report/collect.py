@@ -48,7 +48,7 @@ def flatten(node, prefix: str = "") -> dict:
 
 @dataclass
 class TestSet:
-    """What was evaluated on one test set."""
+    """Holds what was evaluated on one test set."""
 
     folder: Path
     truth: dict  # the content of ground_truth.json
@@ -187,7 +187,7 @@ class Run:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What ran, in words, by the question that it answers."""
+        """The run in words, by the question that each answers."""
         log, environment = self._text("log.txt"), self._text("environment.txt")
         ended = self._json("ended.json")
         times = [

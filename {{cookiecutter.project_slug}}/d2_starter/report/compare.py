@@ -138,7 +138,7 @@ def differ(first: Group, second: Group, dataset: str, metric: str) -> Difference
 
 
 class Comparison:
-    """What is said of runs; the first is what the others are compared with.
+    """Compares runs with the first of them.
 
     Raises:
         ValueError: see `check_same_data`.

@@ -1,4 +1,4 @@
-"""Which predictions are wrong, in which way, and which annotations may be."""
+"""Finds which predictions are wrong, in which way, and which annotations may be."""
 
 from dataclasses import dataclass
 

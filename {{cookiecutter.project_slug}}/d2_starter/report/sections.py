@@ -78,19 +78,23 @@ def table(head: list[str], rows: list[list[str]], caption: str = "") -> str:
 
 
 def section(key: str, title: str, *parts: str) -> str:
+    """Returns a section of the page; nothing without content."""
     body = "\n".join(part for part in parts if part)
     return f'<section id="{key}"><h2>{title}</h2>\n{body}</section>' if body else ""
 
 
 def grid(parts: list[str]) -> str:
+    """Returns charts side by side."""
     return f'<div class="charts">{"".join(parts)}</div>'
 
 
 def paragraph(text: str) -> str:
+    """Returns a paragraph of HTML."""
     return f"<p>{text}</p>"
 
 
 def details(summary: str, body: str) -> str:
+    """Returns a part of the page that opens on demand; nothing without content."""
     return f"<details><summary>{summary}</summary>{body}</details>" if body else ""
 
 
