@@ -27,8 +27,8 @@ FORMATS = {  # question: (regular expression, the same in words, what is suggest
 }  # fmt: skip
 NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click
     cloudpickle contourpy cuda cv2 cycler d2_starter dateutil detectron2 filelock fonttools
-    frozenlist fsspec functorch fvcore google grpc grpcio hydra hydra_core idna iniconfig iopath
-    jinja2 kiwisolver lightning lightning_fabric lightning_utilities lvis markdown markupsafe
+    frozenlist fsspec functorch fvcore google grpc grpcio hotcoco hydra hydra_core idna iniconfig
+    iopath jinja2 kiwisolver lightning lightning_fabric lightning_utilities lvis markdown markupsafe
     matplotlib mpl_toolkits mpmath multidict networkx ninja numpy nvidia omegaconf opencv_python
     opencv_python_headless packaging pathspec pil pillow pip pkg_resources platformdirs pluggy
     portalocker propcache protobuf pycocotools pygments pylab pyparsing pytest python_dateutil

@@ -1,5 +1,7 @@
 """The library's own tests, in the environment of a project: each file of tests/library is one here.
 
+It has the packages that are optional in a project, too.
+
 To run some of them by themselves: tests/library/pytest.ini says how.
 """
 
@@ -10,6 +12,16 @@ import pytest
 pytestmark = pytest.mark.training
 
 LIBRARY = Path(__file__).parent / "library"
+
+
+OPTIONAL = ["onnx>=1.19", "onnxruntime>=1.22", "timm>=1.0"]
+
+
+@pytest.fixture(scope="module")
+def project(projects):
+    project = projects("lightning")
+    project.run("uv", "pip", "install", "-q", "--python", project.environment, *OPTIONAL)
+    return project
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in LIBRARY.glob("test_*.py")))
