@@ -6,13 +6,14 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from d2_starter.data.catalog import register
 from d2_starter.evaluation.evaluate import build_evaluator
 
 SIZE = 200  # of the images, pixels
@@ -182,3 +183,18 @@ def test_more_detections_than_100_are_counted(tmp_path, limit, counted):
     # Of 101 points of recall, those that were reached.
     reached = sum(i / 100 <= counted / 120 for i in range(101))
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * reached / 101)
+
+
+def test_a_dataset_without_a_file_is_evaluated_as_it_is_now(load, tmp_path):
+    """detectron2 writes a file for it, and would read that again."""
+    records = DatasetCatalog.get("shapes_val")
+    names = MetadataCatalog.get("shapes_val").thing_classes
+    register("from_code", lambda: records, thing_classes=names, evaluator_type="coco")
+    experiment = load("DATASETS.TRAIN", ("from_code",), "DATASETS.TEST", ("from_code",))
+    model = experiment.build_model()
+    experiment.evaluate(model, str(tmp_path), quick=True)
+    assert experiment.evaluate(model, str(tmp_path))["bbox/AP"] >= 0
+    records[0]["annotations"] = []
+    experiment.evaluate(model, str(tmp_path))
+    truth = json.loads((tmp_path / "from_code/ground_truth.json").read_text())
+    assert len(truth["annotations"]) == sum(len(r["annotations"]) for r in records)

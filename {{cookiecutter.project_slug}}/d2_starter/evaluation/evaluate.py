@@ -294,7 +294,11 @@ def evaluate(
     with preserved_state(model), where as folder:
         for name in names:
             loader = build_test_loader(name)
+            metadata = vars(MetadataCatalog.get(name))
+            has_file = "json_file" in metadata
             evaluator = build_evaluator(name, os.path.join(folder, name))
+            if not has_file:  # COCOEvaluator writes one, and would read that the next time
+                metadata.pop("json_file", None)
             evaluation = Evaluation(model, evaluator, val_loss, build_predictor, name)
             batches = _First(loader) if quick else loader
             inference_on_dataset(evaluation.predict, batches, evaluation)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,6 @@ class TestSet:
     folder: Path
     truth: dict  # the content of ground_truth.json
     metrics: dict[str, float]  # of the last evaluation that is in metrics.json, this set's
-    keypoint_skeleton: list = field(default_factory=list)
 
     @property
     def name(self) -> str:
