@@ -108,6 +108,7 @@ class Project:
         self.datasets = datasets or folder / "datasets"
         self.environ = os.environ | ONE_THREAD | {"UV_PROJECT_ENVIRONMENT": str(environment)}
         self.environ.pop("VIRTUAL_ENV", None)
+        self.environ["PYTHONPATH"] = str(folder)  # the environment has another's package, too
         if datasets:
             self.environ["DETECTRON2_DATASETS"] = str(datasets)
 

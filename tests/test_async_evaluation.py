@@ -272,7 +272,7 @@ def test_training_that_is_gone_without_a_word(run):
     run.assert_each_once(PUBLISHED)
     empty = Evaluators(run.project, run.run / "nothing")
     output = empty.evaluate("--watch", "--give-up-after", 0.01, status=1)
-    assert f"no sign of life in {empty.run}" in output and "for the training to begin" in output
+    assert f"There is no training in {empty.run}: given up after" in output
     assert not empty.run.exists()
 
 

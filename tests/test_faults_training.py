@@ -10,7 +10,7 @@ from projects import SMOKE, TRAINERS, ended, train_and_kill
 
 pytestmark = pytest.mark.training
 
-TINY = [*SMOKE, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", "(100,)", "SOLVER.WARMUP_ITERS", 2]
+TINY = ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", 2]
 TINY += [
     "DATALOADER.NUM_WORKERS",
     0,
@@ -44,8 +44,8 @@ print(json.dumps({{t: [e.step for e in events.Scalars(t)] for t in events.Tags()
 @pytest.fixture(scope="module")
 def run(flavour):
     """A training with evaluations more often than its log, which was killed and resumed."""
-    train_and_kill(flavour, 3, "output/faults", *TINY)
-    flavour.train(*TINY, "--resume", "OUTPUT_DIR", "output/faults")
+    train_and_kill(flavour, 3, "output/faults", *SMOKE, *TINY)
+    flavour.train(*SMOKE, "--resume", *TINY, "OUTPUT_DIR", "output/faults")
     return "output/faults"
 
 
@@ -62,11 +62,11 @@ def test_every_evaluation_is_on_record(flavour, run):
 def test_goes_on_with_its_config(flavour, run):
     """From the next iteration on; and what cannot be changed is refused in one line."""
     refused = flavour.train(
-        *TINY, "--resume", "OUTPUT_DIR", run, "SOLVER.IMS_PER_BATCH", 4, status=1
+        *SMOKE, "--resume", *TINY, "OUTPUT_DIR", run, "SOLVER.IMS_PER_BATCH", 4, status=1
     )
     assert "cannot go on with" in refused and "Traceback" not in refused
     changes = ["SOLVER.MAX_ITER", 11, "SOLVER.BASE_LR", 0.001, "LOG_PERIOD", 1]
-    said = flavour.train(*TINY, "--resume", "OUTPUT_DIR", run, *changes)
+    said = flavour.train(*SMOKE, "--resume", *TINY, "OUTPUT_DIR", run, *changes)
     assert "Changed, from the next iteration on: " in said
     metrics = flavour.metrics(run)
     assert {metrics[i]["lr"] for i in (9, 10)} == {0.001}
@@ -77,7 +77,7 @@ def test_damaged_checkpoint(flavour, run):
     last = folder / (folder / "last_checkpoint").read_text()
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     (folder / "model_best.pth").write_bytes(b"")
-    said = flavour.train(*TINY, "--resume", "OUTPUT_DIR", run)
+    said = flavour.train(*SMOKE, "--resume", *TINY, "OUTPUT_DIR", run)
     assert f"{last.name} (" in said and "goes on from model_0000007.pth" in said
     assert (folder / "damaged" / last.name).exists()
     assert list(flavour.metrics(run)) == [1, 3, 5, 7, 8]
@@ -85,10 +85,12 @@ def test_damaged_checkpoint(flavour, run):
 
 def test_directory_of_a_live_training(flavour):
     run, log = "output/live", flavour.folder / "output/live/metrics.json"
-    process = flavour.start(*TINY, "SOLVER.MAX_ITER", 1000, "LOG_PERIOD", 1, "OUTPUT_DIR", run)
+    process = flavour.start(
+        *SMOKE, *TINY, "SOLVER.MAX_ITER", 1000, "LOG_PERIOD", 1, "OUTPUT_DIR", run
+    )
     process.wait_for(log.exists)
     for option in ([], ["--resume"]):
-        refused = flavour.train(*TINY[:2], *option, *TINY[2:], "OUTPUT_DIR", run, status=1)
+        refused = flavour.train(*SMOKE, *option, *TINY, "OUTPUT_DIR", run, status=1)
         assert "a training lives in output/live" in refused and "Traceback" not in refused
     assert not (flavour.folder / "output/live.1").exists()
     os.killpg(process.id, signal.SIGTERM)
@@ -98,7 +100,9 @@ def test_directory_of_a_live_training(flavour):
 
 def test_diverging_before_the_first_evaluation(flavour):
     """The learning rate is named, and no image."""
-    said = flavour.train(*TINY, "SOLVER.BASE_LR", 1e6, "OUTPUT_DIR", "output/diverging", status=1)
+    said = flavour.train(
+        *SMOKE, *TINY, "SOLVER.BASE_LR", 1e6, "OUTPUT_DIR", "output/diverging", status=1
+    )
     assert "training diverged" in said and "learning rate" in said
     assert "ground truth" not in said
     assert ended(flavour, "output/diverging")["status"] == "failed"
@@ -116,7 +120,7 @@ for _ in range(2):
 
 def test_a_cell_is_run_again(flavour):
     """Each run has its own log, and lines come once."""
-    command = flavour.command(*TINY, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", "output/cell")
+    command = flavour.command(*SMOKE, *TINY, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", "output/cell")
     script, _, config, *opts = command
     code = TWICE.format(script=script.removesuffix(".py"), config=config, opts=opts)
     printed = flavour.run("python", "-c", code)
@@ -132,7 +136,7 @@ def test_terminal_is_closed(flavour):
     if not process:
         os.chdir(flavour.folder)
         command = flavour.command(
-            *TINY, "SOLVER.MAX_ITER", 1000, "LOG_PERIOD", 1, "OUTPUT_DIR", run
+            *SMOKE, *TINY, "SOLVER.MAX_ITER", 1000, "LOG_PERIOD", 1, "OUTPUT_DIR", run
         )
         python = str(flavour.environment / "bin/python")
         os.execve(python, [python, *command], flavour.environ)

@@ -361,7 +361,8 @@ class EachTrainer:
         output = output.decode()
         assert process.wait() == 0, output
         bars = [line for line in re.split(r"[\r\n]", output) if re.search(r"%\|.* 6/6 ", line)]
-        assert re.search(r"epoch=1, loss=[\d.]+, bbox/AP=[\d.]+, segm/AP=[\d.]+", bars[-1])
+        loss = "total_loss" if each.trainer == "lightning" else "epoch=1, loss"
+        assert re.search(rf"{loss}=[\d.]+, bbox/AP=[\d.]+, segm/AP=[\d.]+", bars[-1])
         assert not re.search(r"d2.utils.events\S*:  epoch", output)  # which the bar replaces
         for line in re.split(r"[\r\n]+", output):
             assert line.count("]:") <= 1 or "it/s" not in line  # log and bar are not on one line

@@ -109,8 +109,9 @@ class Detector(LightningModule):
             raise diverged(iteration, dict(self.losses))
         if (batch_idx + 1) % number == 0:
             self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
-        latest = self.storage.latest().items()
-        self.log_dict({name: value for name, (value, at) in latest if at == iteration})
+        for name, (value, at) in self.storage.latest().items():
+            if at == iteration:
+                self.log(name, value, prog_bar=name == "total_loss")
         return loss
 
     def optimizer_step(self, *args, **kwargs):
@@ -135,7 +136,8 @@ class Detector(LightningModule):
         if not self.trainer.sanity_checking:
             self.metrics = log_metrics(self.metrics)
             self.storage.put_scalars(**self.metrics, smoothing_hint=False)
-        self.log_dict(self.metrics)
+        for name, value in self.metrics.items():
+            self.log(name, value, prog_bar=name.endswith("/AP"))
 
     def on_save_checkpoint(self, checkpoint):
         # With these, all tools can load the weights.

@@ -6,13 +6,10 @@ The weights have 51.6 AP of boxes on COCO. Images are 1024 square, for a GPU of 
 
 import detectron2.data.transforms as T
 from d2_starter.config.optimizer import layer_decay_params
-from d2_starter.layers.timm_fpn import import_timm
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
 from .base import dataloader, lr_multiplier, train
-
-import_timm()  # detectron2's ViT takes layers of it, and does not say so
 
 image_size = 1024
 model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..evaluation.ground_truth import write_ground_truth
 from ..evaluation.panoptic import PanopticEvaluator
+from ..layers.timm_fpn import import_timm
 from .experiment import Experiment, Key
 
 MISSING = object()
@@ -250,7 +251,12 @@ class LazyExperiment(Experiment):
         self.set_key("dataloader.test.aug", dict(values))
 
     def _build_model(self):
-        return instantiate(self.config.model).to(self.device)
+        try:
+            return instantiate(self.config.model).to(self.device)
+        except ModuleNotFoundError as error:
+            if "timm" in str(error):  # detectron2's ViT takes layers of it
+                import_timm()
+            raise
 
     def build_optimizer(self, model):
         node = copy.deepcopy(self.config.optimizer)
