@@ -157,17 +157,3 @@ def test_training_starts_from_weights_of_other_classes(kind, weights, projects):
     assert len(set(filled)) == 1
     expected = {"zoo": 290, "torchvision": 270, "caffe2": 270}  # at least, of 295
     assert int(filled[0]) >= expected[kind]
-
-
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_new_run_from_own_weights_starts_at_iteration_0(trainer, projects):
-    project = projects(trainer)
-    common = ["--config-file", "configs/smoke.yaml", *SMALL[6:], "TEST.EVAL_IN_LOOP", False]
-    project.train(*common, "SOLVER.MAX_ITER", 4, "OUTPUT_DIR", "output/own_first")
-    weights = project.folder / "output/own_first/model_final.pth"
-    for iterations in (2, 6):
-        run = f"output/own_{iterations}"
-        arguments = ["SOLVER.MAX_ITER", iterations, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", run]
-        log = project.train(*common, *arguments)
-        assert f"Training from iteration 0 to {iterations}" in log
-        assert list(project.metrics(run)) == list(range(iterations))
