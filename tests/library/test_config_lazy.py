@@ -1,7 +1,11 @@
 """Python configs: the same as of YAML configs, by the names of lazy configs."""
 
+from pathlib import Path
+
 import pytest
 from conftest import CONFIGS, load_lazy
+from detectron2 import model_zoo
+from detectron2.config import instantiate
 
 
 def test_classes_follow_from_the_dataset():
@@ -91,6 +95,9 @@ def test_saved_config_is_the_same_experiment(tmp_path):
     "text, message",
     [
         ("{model: {_target_: os.system, command: ls}}", "would call os.system"),
+        ("model: !!python/name:os.system", "would call os.system"),
+        ("model: {_target_: detectron2.utils.env.setup_custom_environment}", "would call"),
+        ("model: {_target_: my_detectors.Head}", "would call"),
         ("model: !!python/object/apply:os.getcwd []", "cannot be read"),
     ],
 )
@@ -99,6 +106,20 @@ def test_saved_config_runs_no_code(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         load_lazy(tmp_path / "config.yaml")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "COCO-Detection/retinanet_R_50_FPN_1x",
+        "COCO-InstanceSegmentation/mask_rcnn_regnetx_4gf_dds_fpn_1x",
+    ],
+)
+def test_saved_config_with_shapes_and_classes(tmp_path, config):
+    zoo = Path(model_zoo.__file__).parent / f"configs/{config}.py"
+    load_lazy(zoo).save(tmp_path / "config.yaml")
+    given, again = load_lazy(zoo), load_lazy(tmp_path / "config.yaml")
+    assert str(instantiate(given.config.model)) == str(instantiate(again.config.model))
 
 
 @pytest.mark.parametrize("constant", [True, False])

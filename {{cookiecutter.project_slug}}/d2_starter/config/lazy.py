@@ -36,10 +36,15 @@ TRUSTED = (
     "detectron2.modeling.",
     "detectron2.projects.",
     "detectron2.solver.",
-    "d2_starter.",
+    "d2_starter.config.optimizer.",
+    "d2_starter.data.",
+    "d2_starter.evaluation.",
+    "d2_starter.layers.",
     "fvcore.common.param_scheduler.",
+    "timm.",
     "torch.nn.",
     "torch.optim.",
+    "torchvision.ops.",
 )
 
 
@@ -395,21 +400,43 @@ def _load(config_file, package) -> DictConfig:
     if path.suffix == ".py":
         return LazyConfig.load(str(path))
     try:
-        nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        loader = type("_", (_Loader,), {"trusted": (*TRUSTED, f"{package}."), "where": config_file})
+        nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
         if not isinstance(nodes, dict):
             raise ValueError(f"config file '{config_file}' has no keys and values.")
-        _check_targets(nodes, (*TRUSTED, f"{package}."), config_file)
+        _check_targets(nodes, loader)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
     return OmegaConf.create(nodes, flags={"allow_objects": True})
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what LazyConfig.save writes: data, tuples, shapes; nothing that runs code."""
+    # Reads what LazyConfig.save writes: data, tuples, shapes, names of trusted classes; nothing that
+    # runs code.
+
+    trusted, where = (), ""
+
+
+def check_target(name: str, trusted: tuple[str, ...], where: str):
+    """Checks what a saved config calls.
+
+    Raises:
+        ValueError: its name has none of the beginnings that are trusted.
+    """
+    if not str(name).startswith(trusted):
+        raise ValueError(
+            f"config file '{where}' would call {name}. A saved config may call only "
+            f"{', '.join(trusted)}; give the Python config instead if you trust it."
+        )
 
 
 def _shape(loader, node):
     return ShapeSpec(**loader.construct_mapping(node))
+
+
+def _class(loader, name, node):
+    check_target(name, loader.trusted, loader.where)
+    return locate(name)
 
 
 _PYTHON = "tag:yaml.org,2002:python/"
@@ -417,16 +444,12 @@ _Loader.add_constructor(
     f"{_PYTHON}tuple", lambda loader, node: list(loader.construct_sequence(node))
 )
 _Loader.add_constructor(f"{_PYTHON}object:detectron2.layers.shape_spec.ShapeSpec", _shape)
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _class)
 
 
-def _check_targets(node, trusted, config_file):
-    if isinstance(node, dict):
-        target = node.get("_target_", trusted[0])
-        if not str(target).startswith(trusted):
-            raise ValueError(
-                f"config file '{config_file}' would call {target}. A saved config may call only "
-                f"{', '.join(trusted)}; give the Python config instead if you trust it."
-            )
+def _check_targets(node, loader):
+    if isinstance(node, dict) and "_target_" in node:
+        check_target(node["_target_"], loader.trusted, loader.where)
     for value in node.values() if isinstance(node, dict) else node:
         if isinstance(value, (dict, list)):
-            _check_targets(value, trusted, config_file)
+            _check_targets(value, loader)
