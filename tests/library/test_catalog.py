@@ -166,3 +166,14 @@ def test_a_cache_of_somebody_else_runs_no_code(files, tmp_path):
     file.write_bytes(pickle.dumps(Call()))
     DatasetCatalog.get("cached")
     assert len(calls) == 2 and not (tmp_path / "executed").exists()
+
+
+def test_names_of_classes_that_loading_finds():
+    """Those of things are known before; those of stuff are in the files."""
+
+    def load():
+        MetadataCatalog.get("both").set(stuff_classes=["things", "sky"])
+        return []
+
+    catalog.register("both", load, thing_classes=["cat"], evaluator_type="coco_panoptic_seg")
+    assert catalog.get_metadata("both").stuff_classes == ["things", "sky"]

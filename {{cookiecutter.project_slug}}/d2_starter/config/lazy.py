@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -439,12 +440,18 @@ def _class(loader, name, node):
     return locate(name)
 
 
+def _partial(loader, node):
+    function, arguments, keywords, _ = loader.construct_mapping(node, deep=True)["state"]
+    return partial(function, *arguments, **keywords)
+
+
 _PYTHON = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(
     f"{_PYTHON}tuple", lambda loader, node: list(loader.construct_sequence(node))
 )
 _Loader.add_constructor(f"{_PYTHON}object:detectron2.layers.shape_spec.ShapeSpec", _shape)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _class)
+_Loader.add_constructor(f"{_PYTHON}object/apply:functools.partial", _partial)
 
 
 def _check_targets(node, loader):

@@ -27,6 +27,12 @@ from .records import complete
 # What takes longer to load is read from a cache next time, in $XDG_CACHE_HOME (default ~/.cache).
 CACHED_FROM = 1.0  # seconds
 
+# evaluator_type of metadata: the classes that it needs the names of, if not those of things alone.
+NAMED = {
+    "sem_seg": ["stuff_classes"],
+    "coco_panoptic_seg": ["thing_classes", "stuff_classes"],
+}
+
 logger = logging.getLogger(__name__)
 
 _sources = {}  # name of a dataset: its function, its files, whether its records are complete
@@ -177,7 +183,8 @@ def get_metadata(name: str) -> Metadata:
     metadata = MetadataCatalog.get(name)
     if name in _recorded:
         vars(metadata).update(_recorded[name])  # `set` refuses classes that have changed since
-    if name in _sources and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
+    needed = NAMED.get(metadata.get("evaluator_type"), ["thing_classes"])
+    if name in _sources and not all(metadata.get(kind) for kind in needed):
         logging.disable(logging.WARNING)  # the loading that follows reports what it finds
         try:
             _load(name, metadata_only=True)  # functions that read class names from a file set them
