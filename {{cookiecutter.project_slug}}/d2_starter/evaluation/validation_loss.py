@@ -18,7 +18,7 @@ from detectron2.utils.logger import log_first_n
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..data.loader import image_ids
+from ..data.loader import image_ids, seed_torch
 
 GROUND_TRUTH = {"instances", "sem_seg"}
 
@@ -102,7 +102,7 @@ class PredictionsAndLosses:
             part.image = index
         for module in self._switches:
             module.training = True
-        torch.manual_seed(zlib.crc32(str(image_ids([image])[0]).encode()))
+        seed_torch(zlib.crc32(str(image_ids([image])[0]).encode()))
         try:
             losses = self.model([image])
         except Exception as error:
