@@ -30,18 +30,6 @@ ANSWERS = {
 }
 
 
-# Tests that have not been seen to pass since the library became a package of its own. They run, and
-# their results are shown, but do not fail the suite. Take a name out when it passes.
-UNSEEN = """test_async_evaluation test_faults_training test_library test_matrix test_parity test_slurm
-    test_smoke test_trainers test_training test_container_builds test_kubernetes_pod""".split()
-
-
-def pytest_collection_modifyitems(items):
-    """Marks the tests of UNSEEN."""
-    for item in items:
-        if item.path.stem in UNSEEN:
-            reason = "not yet seen to pass with the library as a package of its own"
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
 @pytest.fixture(scope="session")
