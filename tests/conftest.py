@@ -30,8 +30,6 @@ ANSWERS = {
 }
 
 
-
-
 @pytest.fixture(scope="session")
 def render(tmp_path_factory) -> Callable[..., Path]:
     """`render(trainer="plain", ...)` makes a project in a new folder and returns its path.
