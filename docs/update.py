@@ -12,6 +12,7 @@ is in docs/recorded_run.txt, with docs/predictions.jpg; the tests that train com
 import argparse
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -159,15 +160,16 @@ def updated(readme: Path) -> str:
 def record():
     """Runs the README's command, and keeps what it prints and draws."""
     with tempfile.TemporaryDirectory() as folder:
-        output = ""
+        output, environ = "", {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
         for command, where in (
             (["uvx", "cookiecutter", str(TEMPLATE), "--no-input", "-o", folder], folder),
             (COMMAND.split(), f"{folder}/my-detector"),
         ):
             run = subprocess.run(
-                command, cwd=where, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            output += run.stdout
+                command, cwd=where, env=environ, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            output += re.sub(r"Using CPython.*\n", "", run.stdout)  # where that is
             if run.returncode:
                 sys.exit(output)
         RUN.write_text(output.replace(folder, "/home/me"), encoding="utf-8")
