@@ -5,6 +5,7 @@ It has the packages that are optional in a project, too.
 To run some of them by themselves: tests/library/pytest.ini says how.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ OPTIONAL = ["onnx>=1.19", "onnxruntime>=1.22", "timm>=1.0"]
 @pytest.fixture(scope="module")
 def project(projects):
     project = projects("lightning")
-    project.run("uv", "pip", "install", "-q", "--python", project.environment, *OPTIONAL)
+    command = ["uv", "pip", "install", "-q", "--python", str(project.environment), *OPTIONAL]
+    subprocess.run(command, check=True)
     return project
 
 
