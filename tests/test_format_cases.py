@@ -98,7 +98,7 @@ COCO_CASES = {
     ),
     "no_bbox": (
         each("annotations", lambda a: a.update(segmentation=[polygon(a)], bbox=None)),
-        "",
+        "20 objects with a mask, but without a box",
         ["boxes", "masks"],
     ),
     "no_size": (without("images", "width", "height"), "", 0),
@@ -116,7 +116,7 @@ COCO_CASES = {
     "no_num_keypoints": (named_keypoints, "", ["boxes", "keypoints"]),
     "rle_without_bbox": (
         each("annotations", lambda a: a.update(segmentation=rle(*a["bbox"]), bbox=[])),
-        "",
+        "20 objects with a mask, but without a box",
         ["boxes", "masks"],
     ),
 }
