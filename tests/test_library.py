@@ -19,7 +19,8 @@ OPTIONAL = ["onnx>=1.19", "onnxruntime>=1.22", "timm>=1.0"]
 
 
 @pytest.fixture(scope="module")
-def project(projects):
+def library(projects):
+    """A project with the packages that are optional, too."""
     project = projects("lightning")
     command = ["uv", "pip", "install", "-q", "--python", str(project.environment), *OPTIONAL]
     subprocess.run(command, check=True)
@@ -27,9 +28,9 @@ def project(projects):
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in LIBRARY.glob("test_*.py")))
-def test_library(project, file):
-    (main,) = project.environment.glob("lib/python*/site-packages/pytest/__main__.py")
-    process = project.server.start(project, [str(main), "-q", "--tb=short", str(LIBRARY / file)])
+def test_library(library, file):
+    (main,) = library.environment.glob("lib/python*/site-packages/pytest/__main__.py")
+    process = library.server.start(library, [str(main), "-q", "--tb=short", str(LIBRARY / file)])
     status = process.wait()
     if status:
         pytest.fail(f"{file}:\n{process.output()[-20000:]}", pytrace=False)
