@@ -71,9 +71,9 @@ class Forked:
     def has_ended(self) -> bool:
         return self.file.with_name(f"{self.file.name}.status").exists()
 
-    def wait(self) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """Its exit status, minus the signal that killed it."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + timeout
         while not self.has_ended():
             assert time.monotonic() < deadline, f"did not end: {self.output()[-8000:]}"
             time.sleep(0.02)

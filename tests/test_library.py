@@ -31,7 +31,7 @@ def library(projects):
 def test_library(library, file):
     (main,) = library.environment.glob("lib/python*/site-packages/pytest/__main__.py")
     process = library.server.start(library, [str(main), "-q", "--tb=short", str(LIBRARY / file)])
-    status = process.wait()
+    status = process.wait(1200)
     if status:
         pytest.fail(f"{file}:\n{process.output()[-20000:]}", pytrace=False)
     print(process.output().splitlines()[-1])

@@ -176,8 +176,11 @@ def zoo_words(config, output):
     kind = "_panoptic" if "panoptic" in config else ""
     augmentation = "dataloader.train.mapper.augmentations"
     words = [f"{augmentation}.0.short_edge_length=[64]"]
+    if "rcnn" in config:  # fewer boxes for the heads, which are slow on a CPU
+        words.append("model.proposal_generator.post_nms_topk=[32,16]")
     if "LSJ" in config:
-        words = [f"{augmentation}.0.target_{side}=64" for side in ("height", "width")]
+        words[0] = f"{augmentation}.0.target_height=64"
+        words.append(f"{augmentation}.0.target_width=64")
         words += [f"{augmentation}.1.crop_size=[64,64]", "train.amp.enabled=False"]
     return [
         *words,
