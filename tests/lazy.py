@@ -31,6 +31,7 @@ KEYS = {
     "SOLVER.MAX_ITER": ["train.max_iter"],
     "SOLVER.REFERENCE_IMS_PER_BATCH": ["train.reference_batch_size"],
     "SOLVER.WARMUP_FACTOR": ["lr_multiplier.warmup_factor"],
+    "TEST.DETECTIONS_PER_IMAGE": ["model.roi_heads.box_predictor.test_topk_per_image"],
     "TEST.EVAL_IN_LOOP": ["train.eval_in_loop"],
     "TEST.EVAL_PERIOD": ["train.eval_period"],
     "TEST.EVAL_PERIOD_EPOCHS": ["train.eval_period_epochs"],
