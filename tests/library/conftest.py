@@ -69,12 +69,18 @@ def loggers():
 
     from d2_starter.run.setup import LOGGERS
 
-    before = [(log, log.propagate, log.level, [*log.handlers]) for log in map(getLogger, LOGGERS)]
+    levels = {log: log.level for log in map(getLogger, LOGGERS)}
+
+    def reset():
+        setup_logger.cache_clear()  # or it would not set a logger up again
+        for log, level in levels.items():
+            log.propagate = True
+            log.setLevel(level)
+            log.handlers.clear()
+
+    reset()  # fixtures of a module may have trained
     yield
-    setup_logger.cache_clear()  # or it would not set a logger up again
-    for log, propagate, level, handlers in before:
-        log.propagate, log.handlers[:] = propagate, handlers
-        log.setLevel(level)
+    reset()
 
 
 @pytest.fixture

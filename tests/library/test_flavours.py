@@ -184,8 +184,8 @@ def zoo_words(config, output):
         words += [f"{augmentation}.1.crop_size=[64,64]", "train.amp.enabled=False"]
     return [
         *words,
-        f"dataloader.train.dataset.names=shapes{kind}_train",
-        f"dataloader.test.dataset.names=shapes{kind}_val",
+        f"dataloader.train.dataset.names=shapes_train{kind}",
+        f"dataloader.test.dataset.names=shapes_val{kind}",
         "dataloader.test.mapper.augmentations.0.short_edge_length=64",
         "dataloader.train.num_workers=0",
         "dataloader.test.num_workers=0",

@@ -349,6 +349,9 @@ class LazyExperiment(Experiment):
         arguments = {key: instantiate(node[key]) for key in node if key != "_target_"}
         if "output_dir" in names:
             arguments.setdefault("output_dir", folder)
+        if target is COCOEvaluator:  # which guesses tasks from predictions; there may be none
+            tasks = ["bbox", *["segm"] * self.uses_masks, *["keypoints"] * self.uses_keypoints]
+            arguments = {"tasks": tasks, "kpt_oks_sigmas": self.keypoint_sigmas} | arguments
         if not isinstance(arguments.get("dataset_name", ""), str):  # one of several test sets
             arguments["dataset_name"] = name
         if target is COCOPanopticEvaluator and not find_spec("panopticapi"):  # not to be had by pip
