@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.data.samplers import TrainingSampler
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators
 from detectron2.layers import ShapeSpec
@@ -207,6 +208,9 @@ class LazyExperiment(Experiment):
         ):
             if number and OmegaConf.select(self.config, name) is not None:
                 self.set_key(name, number)
+        name = "dataloader.train.mapper.keypoint_hflip_indices"
+        if keypoints and OmegaConf.select(self.config, name) is not None:  # those of COCO's people
+            self.set_key(name, create_keypoint_hflip_indices(list(self.train_names)))
 
     @property
     def uses_masks(self):
