@@ -2,8 +2,8 @@
 
 A cell renders a project, and runs the commands that it prints. By default each kind of data has one
 cell, with the trainers by turns. MATRIX=all runs all cells, and in each every config that fits the
-data, and the project's own tests: hours. Otherwise tests/test_training.py trains every config, and
-tests/test_trainers.py runs the tests of a project of each trainer.
+data, and the project's own tests: hours. Otherwise tests/test_training.py trains seven configs, in
+YAML and in Python, and tests/test_trainers.py runs the tests of a project of each trainer.
 """
 
 import json

@@ -170,12 +170,6 @@ def test_callback_of_your_own(projects):
     assert seen == pytest.approx(metrics[5]["val_loss/total_loss"])
 
 
-def pytest_generate_tests(metafunc):
-    """Signals and the stop file in two processes: of one trainer, because the code is the same."""
-    if "processes" in metafunc.fixturenames:
-        metafunc.parametrize("processes", [1, 2] if metafunc.cls.trainer == "plain" else [1])
-
-
 class EachTrainer:
     @pytest.fixture
     def each(self, projects):
@@ -260,6 +254,7 @@ class EachTrainer:
         assert "device: cpu x 2" in output
         stopped_together(each, "output/together")
 
+    @pytest.mark.parametrize("processes", [1, 2])
     def test_stop_file(self, each, processes):
         run = f"output/stop_file_{processes}"
         log, file = (each.folder / run / name for name in ("metrics.json", STOP_FILE))
@@ -291,6 +286,7 @@ class EachTrainer:
         end = {"status": "stopped", "reason": "KeyboardInterrupt()"}
         assert ended(each, "output/interrupted") == end
 
+    @pytest.mark.parametrize("processes", [1, 2])
     def test_interrupted_by_the_cluster(self, each, processes):
         """Which tells all processes, the workers of loaders too; or only the one it has started."""
         run = f"output/signal_{processes}"

@@ -43,7 +43,6 @@ TRUSTED = (
     "d2_starter.evaluation.",
     "d2_starter.layers.",
     "fvcore.common.param_scheduler.",
-    "timm.",
     "torch.nn.",
     "torch.optim.",
     "torchvision.ops.",

@@ -170,8 +170,7 @@ def write_report(
 
 def _thresholds(run):
     matches = next((m for s in run.test_sets for m in s.matches.values()), None)
-    points = operating_points(matches) if matches else []
-    found = zip(matches.classes, points) if matches else ()
+    found = zip(matches.classes, operating_points(matches)) if matches else ()
     return {name: p["threshold"] for name, p in found if p["threshold"] is not None}
 
 
