@@ -134,8 +134,8 @@ def serve(args, load_experiment) -> int | None:
             sign = 1 if args.order == "oldest" else -1
             for iteration in sorted(backlog.open, key=lambda i: (backlog.open[i], sign * i)):
                 became = evaluator.evaluate(iteration, backlog.open[iteration], is_same_run)
-                if became == "failed":  # it may have left this process, or its GPU, in any state
-                    start_afresh()
+                if became == "failed" and is_same_run():
+                    start_afresh()  # the error may have left this process, or its GPU, in any state
                 if became:
                     problems, idle = 0, Idle(folder, args)
                     break
