@@ -109,7 +109,6 @@ class TestWithStandIn:
         outputs = [(project / f"output/run/{i}").read_text(encoding="utf-8") for i in (0, 1)]
         assert sorted(output.split(":")[0].strip() for output in outputs) == ["0", "1"]
 
-    @pytest.mark.xfail(reason="in the last run, Slurm 22.05.8 passed no signal on; cause not found")
     def test_evaluator_is_interrupted(self, cluster, submit):
         """It alone is requeued, also the one whose number is that of the array."""
         commands = """task=$run/$SLURM_ARRAY_TASK_ID; echo >> $task
@@ -221,6 +220,36 @@ class TestTraining:
         (start,) = re.findall(r"Training from iteration ([1-9]\d*) to 60", output)
         assert 5 <= int(start) < 60
         assert list(project.metrics(run)) == list(range(60))  # each of them once
+
+    def test_one_gpu(self, make_project, cluster, submit):
+        """The evaluators that get it while a pre-empted training is held give it back."""
+        project, run = make_project(cluster="slurm"), "output/one_gpu"
+        prepare(project, run, "SOLVER.MAX_ITER", 60, "SOLVER.STEPS", "(50,)")
+        one = {"#SBATCH --cpus-per-task=": "1 --nodelist=n1 --gpus-per-node=1"}
+        settings(project.folder / TRAIN, one | {"#SBATCH --nodes=": "1"})
+        settings(project.folder / EVALUATE, one)
+        urgent = ["--partition=urgent", "--nodelist=n1"]
+        others = cluster.submit(
+            *urgent, "--gpus-per-node=3", "--wrap=sleep 900", cwd=project.folder
+        )
+        training, evaluation = submit(project, TRAIN, EVALUATE)
+        log = project.folder / run / "metrics.json"
+        cluster.wait_until(lambda: log.exists() and log.read_text().count("\n") >= 25, 300)
+        assert {s for (s,) in cluster.about(evaluation, "JobState")} == {"PENDING"}
+        cluster.wait_for(
+            cluster.submit(*urgent, "--gpus-per-node=1", "--wrap=sleep 1", cwd=project.folder)
+        )
+        assert ended(project, run)["status"] == "interrupted"
+        for job in (training, evaluation):
+            cluster.wait_for(job, 600)
+        cluster("scancel", others)
+        output = log_of(project, evaluation)
+        assert cluster.about(training, *STATE) == [["COMPLETED", "1"]]
+        assert {s for (s,) in cluster.about(evaluation, "JobState")} == {"COMPLETED"}
+        assert "Nothing to evaluate" in output and "making room" in output
+        assert list(project.metrics(run)) == list(range(60))
+        published = re.findall(r"Published metrics_(\d+)\.json", output)
+        assert len(published) == len(set(published)) >= 6
 
 
 def prepare(project, run, *arguments):
