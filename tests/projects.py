@@ -36,6 +36,8 @@ DatasetCatalog.get("shapes_train")
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tests run beside each other
+# Without compiled modules on disk, each process compiles those of torch: 20 seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 class ForkServer:
