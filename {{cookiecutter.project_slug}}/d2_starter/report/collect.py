@@ -16,7 +16,7 @@ from ..evaluation.ground_truth import write_ground_truth
 from . import statistics
 from .matching import AREAS, Matches, match
 
-TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+TASKS = {"bbox": "Box AP", "segm": "Mask AP", "keypoints": "Keypoint AP"}
 RESULTS = ("coco_instances_results.json", "lvis_instances_results.json")
 MANY = 1000  # images from which on fewer draws are enough, because intervals are narrow
 DRAWS, DRAWS_OF_MANY = 1000, 300
@@ -155,7 +155,8 @@ class Run:
     @cached_property
     def config(self) -> dict:
         """The config, by keys with dots."""
-        return flatten(yaml.load(self._text("config.yaml"), _Loader) or {})
+        content = yaml.load(self._text("config.yaml"), _Loader)
+        return flatten(content) if content else {}  # an evaluation of its own writes none
 
     @cached_property
     def lines(self) -> list[dict]:
@@ -200,7 +201,7 @@ class Run:
             if line.get("time") and line.get("samples_seen")
         ]
         version = dict(
-            re.findall(r"^(PyTorch|detectron2|Python|GPU 0[^ ]*) +(\S.*)$", environment, re.M)
+            re.findall(r"^(PyTorch|detectron2|Python|GPU 0[^ ]*)  +(\S.*)$", environment, re.M)
         )
         facts = {
             "Command": commands[-1] if commands else "",

@@ -2,17 +2,17 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from .collect import Run, open_run
 from .errors import rate_images
-from .sections import SetReport, section, table
+from .sections import TEXTS, SetReport, page, paragraph, section, table
 from .statistics import interval
 from .svg import Images, line_chart
 
@@ -35,6 +35,14 @@ class Group:
     def draws(self, dataset: str, metric: str) -> np.ndarray:
         """Returns the mean over the runs for each draw of images."""
         return np.mean([_set(run, dataset).draws[metric][1] for run in self.runs], axis=0)
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """Returns the mean over the runs, by epoch, as far as all have come."""
+        by_epoch = {}
+        for x, y in (point for run in self.runs for point in run.curve(key)):
+            by_epoch.setdefault(round(x, 4), []).append(y)
+        points = sorted(by_epoch.items())
+        return [(x, float(np.mean(ys))) for x, ys in points if len(ys) == len(self.runs)]
 
 
 @dataclass
@@ -104,13 +112,14 @@ def group(runs: list[Run]) -> list[Group]:
     groups = {}
     for run in runs:
         config = {k: v for k, v in run.config.items() if k not in SEEDS}
-        groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
+        key = json.dumps(config, sort_keys=True, default=str) if config else str(run.path)
+        groups.setdefault(key, []).append(run)
+    firsts = [found[0].name for found in groups.values()]
+    shared = [os.path.commonprefix([r.name for r in g]).rstrip("_-. ") for g in groups.values()]
+    names = shared if all(shared) and len(set(shared)) == len(shared) else firsts
     return [
-        Group(
-            found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more",
-            found,
-        )
-        for found in groups.values()
+        Group(name if len(found) == 1 else f"{name} ({len(found)} runs)", found)
+        for name, found in zip(names, groups.values())
     ]
 
 
@@ -239,11 +248,11 @@ class Comparison:
         for number, dataset in enumerate(self.datasets):
             head, rows = self.rows(dataset)
             said = "".join(f"<li>{escape(s)}</li>" for s in self.sentences(dataset))
-            cells = [[escape(c) for c in row] for row in rows]
+            cells = [[escape(c).replace(" ", "&nbsp;") for c in row] for row in rows]
             parts.append(
                 section(
                     f"set{number}",
-                    escape(dataset),
+                    f"Results on {escape(dataset)}",
                     f"<ul>{said}</ul>",
                     table(list(map(escape, head)), cells, NOTE),
                 )
@@ -251,7 +260,7 @@ class Comparison:
             parts.append(
                 section(
                     f"images{number}",
-                    f"Where they differ most: {escape(dataset)}",
+                    f"Images of {escape(dataset)} where they differ most",
                     self._images(dataset, images),
                 )
             )
@@ -261,7 +270,7 @@ class Comparison:
             *self.metrics(self.datasets[0], with_classes=False),
         ]
         charts = "".join(
-            line_chart(k, {run.name: run.curve(k) for run in self.runs}, "epoch", k) for k in keys
+            line_chart(k, {g.name: g.curve(k) for g in self.groups}, "epoch", k) for k in keys
         )
         parts.insert(1, section("curves", "Curves", f'<div class="charts">{charts}</div>'))
         differences = [
@@ -276,11 +285,7 @@ class Comparison:
             )
         )
         title = "Comparison: " + ", ".join(g.name for g in self.groups)
-        return Template(
-            (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-        ).substitute(
-            title=escape(title), name=escape(title), nav="", images=images, main="\n".join(parts)
-        )
+        return page(title, parts, images)
 
     def _images(self, dataset, images, number=6):
         """The images in which the first runs of two groups differ most in right predictions."""
@@ -294,10 +299,7 @@ class Comparison:
         for index in (int(i) for i in order if errors[0][i] != errors[1][i]):
             for g, report in zip(self.groups, reports):
                 parts.append(f"<div><h3>{escape(g.runs[0].name)}</h3>{report.figure(index)}</div>")
-        return (
-            "<p>Left the annotations, right the predictions.</p>"
-            f'<div class="pairs">{"".join(parts)}</div>'
-        )
+        return paragraph(TEXTS["images"]) + f'<div class="pairs">{"".join(parts)}</div>'
 
 
 def _tex(text):

@@ -5,14 +5,13 @@ import json
 import sys
 from html import escape
 from pathlib import Path
-from string import Template
 
 from detectron2.config import get_cfg
 
 from ..files.atomic import write_json
 from .collect import Run, flatten, open_run
 from .errors import operating_points
-from .sections import NAMES, TEXTS, SetReport, details, grid, paragraph, section, table
+from .sections import TEXTS, SetReport, details, grid, page, paragraph, section, table
 from .statistics import interval
 from .svg import Images, line_chart
 
@@ -63,7 +62,7 @@ def _what_ran(run: Run, test_sets) -> str:
     title = f"Config: {len(changed)} keys that are not as in detectron2"
     return (
         f"<dl>{rows}</dl>"
-        + details(title, table(["Key", "This run", "detectron2"], changed))
+        + details(title, changed and table(["Key", "This run", "detectron2"], changed))
         + details("Uncommitted changes", _code(run.diff))
         + details("Environment", _code(run.environment))
     )
@@ -81,50 +80,29 @@ def render(run: Run, most_images: int = 60, suspects: int = 50) -> str:
         suspects: number of annotations that are shown as possibly wrong, at most.
     """
     images = Images(most_images)
-    parts, links = [], []
+    parts = []
     for number, test_set in enumerate(run.test_sets):
         of_set = SetReport(test_set, images, suspects)
         name = f" on {escape(test_set.name)}" if len(run.test_sets) > 1 else ""
-        prefix = f"set{number}-" if number else ""
-        body = [
-            ("results", f"Results{name}", of_set.headline(), _reading(test_set)),
-            ("classes", f"Classes{name}", of_set.classes()),
-            ("suspects", f"Suspected label errors{name}", of_set.suspect_list()),
-            ("images", f"Images{name}", of_set.pictures()),
-            ("confusion", f"Confusion matrix{name}", of_set.confusion()),
-            ("errors", f"What the AP is lost to{name}", of_set.error_kinds()),
-        ]
-        order = ("results", "classes", "confusion", "errors", "images", "suspects")
-        found = {key: section(prefix + key, title, *parts) for key, title, *parts in body}
-        parts += [part for key in order if (part := found[key]).strip()]
-        links += [
-            (prefix + key, title)
-            for key, title, *_ in sorted(body, key=lambda b: order.index(b[0]))
-            if found[key]
-        ]
-    curves = section("curves", "Curves", _curves(run))
-    ran = section("run", "What ran", _what_ran(run, run.test_sets))
-    links += [("curves", "Curves"), ("run", "What ran")]
-    note = (
-        f"{images.missing} image files are gone; their pictures have shapes alone."
-        if images.missing
-        else ""
-    )
-    return Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{run.name}: report"),
-        name=escape(run.name),
-        nav="".join(f'<a href="#{key}">{title}</a>' for key, title in links),
-        images=images,
-        main="\n".join(
-            [
-                parts[0],
-                curves,
-                *parts[1:],
-                ran,
-                section("not", "What does not apply", _not(run), paragraph(note) if note else ""),
-            ]
-        ),
-    )
+        # The pictures that are needed most come first: their number is limited.
+        found = {
+            "results": ("Results", of_set.headline(), _reading(test_set)),
+            "classes": ("Classes", of_set.classes()),
+            "suspects": ("Suspected label errors", of_set.suspect_list()),
+            "images": ("Images", of_set.pictures()),
+            "confusion": ("Confusion matrix", of_set.confusion()),
+            "errors": ("What the AP is lost to", of_set.error_kinds()),
+        }
+        for key in ("results", "classes", "confusion", "errors", "images", "suspects"):
+            title, *content = found[key]
+            parts.append(section(f"set{number}-{key}" if number else key, title + name, *content))
+    parts.insert(1, section("curves", "Curves", _curves(run)))
+    gone = f"{images.missing} image files are gone; their pictures have shapes alone."
+    parts += [
+        section("run", "What ran", _what_ran(run, run.test_sets)),
+        section("notes", "Notes", _notes(run), paragraph(gone) if images.missing else ""),
+    ]
+    return page(f"Report: {run.name}", parts, images)
 
 
 def _reading(test_set):
@@ -132,21 +110,15 @@ def _reading(test_set):
     return paragraph(f"On {number:,} images of {escape(test_set.name)}. {TEXTS['results']}")
 
 
-def _not(run):
-    keys = {k for s in run.test_sets for k in s.draws} | {
-        k for s in run.test_sets for k in s.metrics
-    }
-    missing = [
-        name for key, name in NAMES.items() if not any(k.startswith(f"{key}/") for k in keys)
-    ]
+def _notes(run):
     files = [
         s.folder / "sem_seg_per_image.json"
         for s in run.test_sets
         if any(k.startswith("sem_seg/") for k in s.metrics)
     ]
-    text = f"Nothing was evaluated of: {', '.join(missing)}. " if missing else ""
+    text = ""
     if not any(s.tasks for s in run.test_sets):
-        text += "Confusion by object, errors, pictures and suspects need predicted objects. "
+        text = "Confusion by object, errors, pictures and suspects need predicted objects. "
     if any(not f.exists() for f in files):
         text += "The mIoU has no interval: the evaluation wrote no numbers by image."
     return paragraph(text) if text else ""

@@ -1,9 +1,11 @@
 """The sections of a report on one test set, as HTML."""
 
 import json
+import re
 from collections import Counter
 from html import escape
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -15,7 +17,6 @@ from .matching import Matches
 from .statistics import interval
 from .svg import Images, line_chart, picture
 
-NAMES = TASKS | {"sem_seg": "semantic", "panoptic_seg": "panoptic"}
 MOST_CLASSES = 20  # in the confusion matrix and the plots: those with most errors, or most objects
 TEXTS = {
     "results": """The metrics are computed anew from the results file. The interval is from a
@@ -31,15 +32,15 @@ TEXTS = {
         predictions of all scores count.""",
     "hotcoco": """The AP50 that each kind costs, and the calibration, need the package hotcoco:
         <code>uv add hotcoco</code>.""",
-    "images": """Left the annotations, right the predictions above the best threshold.
+    "images": """First the annotations, then the predictions above the best threshold.
         <span class="key"><i class="k-right"></i>right</span>
         <span class="key"><i class="k-wrong"></i>wrong</span>
         <span class="key"><i class="k-missed"></i>not found</span>""",
     "suspects": """Where the model contradicts an annotation with confidence, most doubtful first.
         Look, tick what is really wrong, and download the fixes. A training with
-        <code>DATASETS.FIXES</code> (in Python configs <code>dataloader.fixes</code>) applies them; the
-        annotation files stay as they are. A model has learned the errors in the images that it was
-        trained on: suspects are better in others.""",
+        <code>DATASETS.FIXES</code> (in Python configs <code>dataloader.fixes</code>) applies them;
+        the annotation files stay as they are. Other annotations are green. A model has learned the
+        errors in the images that it was trained on: suspects are better in others.""",
 }
 SUSPECT_TITLES = {
     "class": "Another class?",
@@ -75,6 +76,15 @@ def table(head: list[str], rows: list[list[str]], caption: str = "") -> str:
         f"<table>{caption}"
         f"<thead><tr>{headers}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def page(title: str, parts: list[str], images: Images) -> str:
+    """Returns the page of sections, with links to them."""
+    main = "\n".join(parts)
+    links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', main)
+    template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+    nav = "".join(f'<a href="#{key}">{name}</a>' for key, name in links)
+    return template.substitute(title=escape(title), nav=nav, images=images, main=main)
 
 
 def section(key: str, title: str, *parts: str) -> str:
@@ -119,7 +129,7 @@ class SetReport:
         """Returns the main metrics in large, each with its interval."""
         number = len(self.set.truth["images"])
         cards = [
-            f'<div class="card"><span>{escape(NAMES.get(task, task))} {escape(name)}</span>'
+            f'<div class="card"><span>{TASKS.get(task, "AP").replace("AP", name)}</span>'
             f"<b>{value:.1f}</b>{_ends(interval(value, draws, number), '95 %: ')}</div>"
             for key, (value, draws) in self.set.draws.items()
             for task, name in [key.split("/", 1)]
@@ -162,7 +172,7 @@ class SetReport:
             if point["curve"]:
                 curves[name] = point["curve"]
         shown = sorted(curves, key=lambda n: -objects[:, names.index(n)].sum())[:8]
-        head = ["Class", "Objects", "Images", *(f"AP of {TASKS[t]}" for t in self.matches)]
+        head = ["Class", "Objects", "Images", *(TASKS[t] for t in self.matches)]
         head += ["Best threshold", "Precision", "Recall"]
         parts = []
         if rows:
@@ -291,7 +301,7 @@ class SetReport:
             + table(["Error", "Number", "AP50 lost", *(f"{s}" for s in sizes)], rows)
             + missing
             + table(
-                ["Size of objects", "Objects", f"AP of {TASKS[self.task]}", "Found"],
+                ["Size of objects", "Objects", TASKS[self.task], "Found"],
                 size_rows,
                 "small: up to 32² pixels, medium: up to 96², large: above",
             )
@@ -378,21 +388,20 @@ class SetReport:
 
     def _suspect(self, number, suspect):
         image, names = self.main.images[suspect.image], self.main.classes
-        shapes, base = (
-            [],
-            {"file_name": Path(image.get("file_name", "")).name, "image_id": image["id"]},
-        )
+        base = {"file_name": Path(image.get("file_name", "")).name, "image_id": image["id"]}
+        shapes, said = [], []
         old = new = None
         if suspect.annotation >= 0:
             annotation = self.main.annotations[suspect.annotation]
             old = names[self.main.truth_category[suspect.annotation]]
-            shapes.append(("missed", f"annotated: {old}", self._annotation(suspect.annotation)))
+            shapes.append(("missed", old, self._annotation(suspect.annotation)))
+            said.append(("missed", f"annotated: {old}"))
             drop = base | {"action": "drop", "class": old, "bbox": _rounded(annotation["bbox"])}
         if suspect.detection >= 0:
             detection = self._detection(suspect.detection)
             new = names[self.main.category[suspect.detection]]
-            text = f"predicted: {new} {self.main.score[suspect.detection]:.2f}"
-            shapes.append(("wrong", text, detection))
+            shapes.append(("wrong", new, detection))
+            said.append(("wrong", f"predicted: {new} {self.main.score[suspect.detection]:.2f}"))
             add = base | {"action": "add", "class": new, "bbox": _rounded(detection["bbox"])}
             if detection["polygons"]:
                 add["segmentation"] = [_rounded(p) for p in detection["polygons"]]
@@ -413,7 +422,12 @@ class SetReport:
         side = max(*(high - low) * 2, 0.2 * max(image["width"], image["height"]))
         size = np.minimum([side, side], [image["width"], image["height"]])
         start = np.clip((low + high - size) / 2, 0, [image["width"], image["height"]] - size)
-        label = f"{base['file_name']}: {'; '.join(s[1] for s in shapes)}"
+        here = range(*self.main.truth_starts[suspect.image : suspect.image + 2])
+        others = [("right", "", self._annotation(g)) for g in here if g != suspect.annotation]
+        label = f"{base['file_name']}: {'; '.join(text for _, text in said)}"
+        keys = "".join(
+            f'<span class="key"><i class="k-{k}"></i>{escape(t)}</span> ' for k, t in said
+        )
         boxes = "".join(
             f'<label><input type="checkbox" name="s{number}" '
             f'data-fixes="{escape(json.dumps(fixes))}"> {escape(text)}</label>'
@@ -421,8 +435,8 @@ class SetReport:
         )
         return (
             f"<fieldset><legend>{number + 1}. {SUSPECT_TITLES[suspect.kind]}</legend>"
-            f"{picture(self.images, image, shapes, label, [*start, *size])}"
-            f"<p>{escape('; '.join(s[1] for s in shapes))}. {escape(base['file_name'])}</p>"
+            f"{picture(self.images, image, others + shapes, label, [*start, *size])}"
+            f"<p>{keys}<br>{escape(base['file_name'])}</p>"
             f"{boxes}</fieldset>"
         )
 

@@ -125,7 +125,7 @@ def picture(images: Images, image: dict, shapes: list, label: str, view=None) ->
         shapes: (css class, text or "", result or annotation as COCO has them).
     """
     x, y, width, height = view or (0, 0, image["width"], image["height"])
-    size = max(width, height) / 28
+    size = max(width, height) / 22
     parts = []
     key = images.use(image)
     if key:
@@ -144,13 +144,15 @@ def picture(images: Images, image: dict, shapes: list, label: str, view=None) ->
         for px, py, seen in np.array(item.get("keypoints") or []).reshape(-1, 3):
             if seen > 0:
                 parts.append(
-                    f'<circle class="{name}" cx="{px:.1f}" cy="{py:.1f}" r="{size / 5:.1f}"/>'
+                    f'<circle class="{name}" cx="{px:.1f}" cy="{py:.1f}" r="{size / 6:.1f}"/>'
                 )
         if text and not name.endswith("right"):
-            ty = top - size * 0.25 if top - size > y else top + h + size * 0.9
-            tx = min(max(left, x), x + width - size * 0.55 * len(text))
+            # An annotation's above, a prediction's below: both are read where they share a place.
+            above, below = max(top - size / 4, y + size), min(top + h + size, y + height - size / 4)
+            ty = above if name == "missed" else below
+            tx = min(max(left, x), x + width - size * 0.62 * len(text))
             parts.append(
-                f'<text class="{name}" x="{max(tx, x):.1f}" y="{min(ty, y + height - 2):.1f}" '
+                f'<text class="{name}" x="{max(tx, x):.1f}" y="{ty:.1f}" '
                 f'font-size="{size:.1f}">{escape(text)}</text>'
             )
     return (
