@@ -27,14 +27,14 @@ FORMATS = {  # question: (regular expression, the same in words, what is suggest
 }  # fmt: skip
 NEEDED = """absl absl_py aiohappyeyeballs aiohttp aiosignal antlr4 attr attrs black click
     cloudpickle contourpy cuda cv2 cycler d2_starter dateutil detectron2 filelock fonttools
-    frozenlist fsspec functorch fvcore google grpc grpcio hotcoco hydra hydra_core idna iniconfig
-    iopath jinja2 kiwisolver lightning lightning_fabric lightning_utilities lvis markdown markupsafe
-    matplotlib mpl_toolkits mpmath multidict networkx ninja numpy nvidia omegaconf opencv_python
-    opencv_python_headless packaging pathspec pil pillow pip pkg_resources platformdirs pluggy
-    portalocker propcache protobuf pycocotools pygments pylab pyparsing pytest python_dateutil
-    pytorch_lightning pyyaml ruff setuptools shapely six sympy tabulate tensorboard termcolor torch
-    torchgen torchmetrics torchvision tqdm triton typing_extensions tzdata werkzeug wheel yacs yaml
-    yarl""".split()
+    frozenlist fsspec functorch fvcore google grpc grpcio hotcoco huggingface_hub hydra hydra_core
+    idna iniconfig iopath jinja2 kiwisolver lightning lightning_fabric lightning_utilities lvis
+    markdown markupsafe matplotlib mpl_toolkits mpmath multidict networkx ninja numpy nvidia
+    omegaconf opencv_python opencv_python_headless packaging pathspec pil pillow pip pkg_resources
+    platformdirs pluggy portalocker propcache protobuf pycocotools pygments pylab pyparsing pytest
+    python_dateutil pytorch_lightning pyyaml ruff safetensors setuptools shapely six sympy tabulate
+    tensorboard termcolor timm torch torchgen torchmetrics torchvision tqdm triton typing_extensions
+    tzdata werkzeug wheel yacs yaml yarl""".split()
 NEIGHBOURS = """build configs d2_starter data datasets dist docker docs k8s output slurm src tests
     tools plain_train_net train_net lazyconfig_train_net lightning_train_net""".split()
 PACKAGES = {"a package that the project needs": NEEDED}

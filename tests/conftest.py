@@ -123,7 +123,7 @@ def make_project(repository, render, tmp_path_factory):
         elif kind in made:
             project.run("python", "-c", "import lvis")
         else:
-            project.run("python", "-c", "" if made else FEWER_SHAPES)
+            project.run("--extra", "timm", "python", "-c", "" if made else FEWER_SHAPES)
             modules = ["lightning.pytorch"] if kind == "lightning" else []
             servers[kind] = ForkServer(environments / kind / "bin/python", *modules)
             made[kind] = project

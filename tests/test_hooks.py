@@ -119,6 +119,7 @@ def test_names_that_the_project_uses_itself_are_refused(render, tmp_path, cluste
     project = render(cluster=cluster)
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     requirements = metadata["project"]["dependencies"] + metadata["dependency-groups"]["dev"]
+    requirements += metadata["project"]["optional-dependencies"]["timm"]
     for package in metadata["tool"]["uv"]["dependency-metadata"]:
         requirements += package["requires-dist"]
     needed = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}

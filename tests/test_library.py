@@ -15,7 +15,7 @@ pytestmark = pytest.mark.training
 LIBRARY = Path(__file__).parent / "library"
 
 
-OPTIONAL = ["onnx>=1.19", "onnxruntime>=1.22", "timm>=1.0"]
+OPTIONAL = ["onnx>=1.19", "onnxruntime>=1.22"]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS, load_lazy
+from conftest import CONFIGS, load_lazy, load_yaml
 from detectron2 import model_zoo
 from detectron2.config import instantiate
+from omegaconf import OmegaConf
 
 
 def test_classes_follow_from_the_dataset():
@@ -13,6 +14,28 @@ def test_classes_follow_from_the_dataset():
     experiment.follow_data()
     assert experiment.config.model.roi_heads.num_classes == 3
     assert experiment.build_model().roi_heads.num_classes == 3
+
+
+def test_tiles_and_test_time_augmentation_have_the_defaults_of_yaml():
+    lazy, yaml = load_lazy(), load_yaml()
+    assert lazy.tiles == yaml.tiles
+    assert lazy.test_augmentation == yaml.test_augmentation
+
+
+@pytest.mark.parametrize(
+    "model, key",
+    [
+        ("mask_rcnn_fpn", "roi_heads.box_predictor.test_topk_per_image"),
+        ("cascade_rcnn", "roi_heads.box_predictors[2].test_topk_per_image"),
+        ("retinanet", "max_detections_per_image"),
+    ],
+)
+def test_the_most_detections_of_an_image_are_the_models(model, key):
+    experiment = load_lazy()
+    experiment.config.model = model_zoo.get_config(f"common/models/{model}.py").model
+    assert experiment.max_detections == 100
+    OmegaConf.update(experiment.config.model, key, 7, force_add=True)
+    assert experiment.max_detections == 7
 
 
 def test_unknown_dataset_is_refused_with_the_nearest_name():
@@ -31,6 +54,8 @@ def test_unknown_dataset_is_refused_with_the_nearest_name():
         (["dataloader.test.random_subset_ratio=2.0"], "random_subset_ratio is 2.0. Give a share"),
         (["train.early_stopping.patience=3", "train.eval_period=0"], "needs evaluations"),
         (["train.max_iter=5", "train.max_epochs=5"], "contradict each other"),
+        (["dataloader.test.tiles.overlap=2000"], "dataloader.test.tiles: the size is"),
+        (["dataloader.test.tiles.sise=9"], "dataloader.test.tiles has no sise"),
         (["train.max_iter=5", "--resume"], "--resume came after the overrides"),
     ],
 )

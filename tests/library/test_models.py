@@ -186,8 +186,6 @@ def test_sgd_is_detectron2s():
         ("INPUT.AUGMENTATIONS", ["lightt"], "Did you mean light"),
         ("INPUT.AUGMENTATIONS", [{"RandomRotation": {"angle": "x"}}], "RandomRotation"),
         ("INPUT.MIN_VISIBLE", 1.0, "below 1"),
-        ("TEST.TILES.OVERLAP", 2000, "fewer pixels"),
-        ("TEST.TILES.NMS_BY", "boxes", "box or mask"),
     ],
 )
 def test_values_are_checked(key, value, message):

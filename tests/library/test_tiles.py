@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from d2_starter.config.model_keys import TILES, check_tiles
 from d2_starter.data.augmentations import Augmenter
 from d2_starter.data.sample import Sample
 from d2_starter.data.tiles import TileMapper, grid
@@ -154,6 +155,21 @@ def test_panoptic_segments_are_refused():
 def test_a_mapper_without_the_steps_is_refused():
     with pytest.raises(ValueError, match="read, augment and to_input"):
         TileMapper(lambda record: record, (100, 100), 10)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"overlap": 2000}, "TEST.TILES: .* fewer pixels"),
+        ({"nms_by": "boxes"}, "box or mask"),
+        ({"nms_thresh": 0.0}, "above 0"),
+        ({"sise": 9}, "has no sise, but enabled, size"),
+    ],
+)
+def test_values_are_checked(values, message):
+    check_tiles(TILES, "TEST.TILES")
+    with pytest.raises(ValueError, match=message):
+        check_tiles(TILES | values, "TEST.TILES")
 
 
 def test_masks_of_tiles_are_indexed_as_a_tensor():

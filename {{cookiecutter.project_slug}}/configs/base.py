@@ -5,6 +5,7 @@ the keys that are added to `train` and `dataloader`.
 """
 
 import detectron2.data.transforms as T
+from d2_starter.config import model_keys
 from d2_starter.formats.project import Project
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
@@ -91,15 +92,9 @@ dataloader = dict(
         num_workers="${dataloader.train.num_workers}",
         random_subset_ratio=1.0,
         random_subset_seed=0,
-        # Large images in tiles, and test-time augmentation: docs/augmentation.md explains both.
-        tiles=dict(
-            enabled=False,
-            size=[1024, 1024],
-            overlap=128,
-            whole_image=True,
-            nms_by="box",
-            nms_thresh=0.5,
-        ),
-        aug=dict(enabled=False, min_sizes=[400, 600, 800, 1000], max_size=4000, flip=True),
+        # Large images in tiles, and test-time augmentation: docs/augmentation.md explains both, and
+        # d2_starter/config/model_keys.py has the values.
+        tiles=model_keys.TILES,
+        aug=model_keys.TEST_AUG,
     ),
 )

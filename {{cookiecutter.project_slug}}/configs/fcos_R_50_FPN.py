@@ -8,6 +8,7 @@ from detectron2 import model_zoo
 from .base import dataloader, lr_multiplier, optimizer, train
 
 model = model_zoo.get_config("common/models/fcos.py").model
+model.backbone.bottom_up.freeze_at = 2
 dataloader.train.mapper.use_masks = False
 optimizer.lr = 0.0025
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"

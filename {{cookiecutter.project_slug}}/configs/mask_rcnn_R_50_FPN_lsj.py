@@ -10,6 +10,7 @@ from detectron2.config import LazyCall as L
 from .base import dataloader, lr_multiplier, optimizer, train
 
 model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+model.backbone.bottom_up.freeze_at = 2
 # The weights were trained with SyncBN; its statistics stay, as a batch is too small to renew them.
 model.backbone.norm = "FrozenBN"
 model.proposal_generator.head.conv_dims = [-1, -1]

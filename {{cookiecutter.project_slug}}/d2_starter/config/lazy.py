@@ -27,6 +27,7 @@ from ..evaluation.ground_truth import write_ground_truth
 from ..evaluation.panoptic import PanopticEvaluator
 from ..layers.timm_fpn import import_timm
 from .experiment import Experiment, Key
+from .model_keys import TEST_AUG, TILES, check_tiles
 
 MISSING = object()
 NODES = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
@@ -125,6 +126,7 @@ class LazyExperiment(Experiment):
             self.ema_decay = model_ema.get("decay", 0.999)
         self._check_types()
         self.check()
+        check_tiles(self.tiles, "dataloader.test.tiles")
         self._set_defaults(config_file, "./output")
 
     def _override(self, overrides) -> dict:
@@ -229,8 +231,10 @@ class LazyExperiment(Experiment):
 
     @property
     def max_detections(self):
-        names = ("roi_heads.box_predictor.test_topk_per_image", "max_detections_per_image")
-        return max(OmegaConf.select(self.config.model, name, default=0) for name in names) or 100
+        heads, model = self._roi_heads, self.config.model
+        predictor = [heads.get("box_predictor", {}), *heads.get("box_predictors", [])][-1]
+        number = predictor.get("test_topk_per_image", 0)
+        return number or model.get("max_detections_per_image", 100)
 
     @property
     def keypoint_sigmas(self):
@@ -240,10 +244,7 @@ class LazyExperiment(Experiment):
 
     @property
     def tiles(self):
-        given = OmegaConf.select(self.config, "dataloader.test.tiles") or {}
-        return {"enabled": False, "whole_image": True, "nms_by": "box", "nms_thresh": 0.5} | dict(
-            given
-        )
+        return TILES | dict(self.get_key("dataloader.test.tiles") or {})
 
     @tiles.setter
     def tiles(self, values):
@@ -251,9 +252,7 @@ class LazyExperiment(Experiment):
 
     @property
     def test_augmentation(self):
-        given = OmegaConf.select(self.config, "dataloader.test.aug") or {}
-        sizes = {"min_sizes": [400, 600, 800, 1000], "max_size": 4000, "flip": True}
-        return {"enabled": False} | sizes | dict(given)
+        return TEST_AUG | dict(self.get_key("dataloader.test.aug") or {})
 
     @test_augmentation.setter
     def test_augmentation(self, values):

@@ -1,9 +1,27 @@
 """Keys of models, optimizers, augmentations and tiles, with the comments that explain them."""
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from ..data.augmentations import check_augmentations
+
+# Evaluate and predict large images in tiles, each resized as test images are: TEST.TILES, in capital
+# letters, and in Python configs dataloader.test.tiles.
+TILES = {
+    "enabled": False,
+    # Height and width of a tile in the image as it is in the file, pixels.
+    "size": [1024, 1024],
+    # Pixels that neighbours share; at least the length of most objects: one tile then has it whole.
+    "overlap": 128,
+    # Predict the whole image too, for objects larger than a tile.
+    "whole_image": True,
+    # Detections of one class, of two tiles, are one object if their boxes ("box") or masks ("mask")
+    # share more than nms_thresh of their union, or of one that is cut by its tile's border.
+    "nms_by": "box",
+    "nms_thresh": 0.5,
+}
+# Test-time augmentation with detectron2's values: TEST.AUG, dataloader.test.aug.
+TEST_AUG = {name.lower(): value for name, value in get_cfg().TEST.AUG.items()}
 
 
 def add_model_keys(cfg: CfgNode):
@@ -43,19 +61,7 @@ def add_augmentation_keys(cfg: CfgNode):
     # An object of which a crop or a tile leaves less than this share is no ground truth any more.
     cfg.INPUT.MIN_VISIBLE = 0.0
 
-    # Evaluate and predict large images in tiles. Each is resized to MIN_SIZE_TEST.
-    cfg.TEST.TILES = CfgNode()
-    cfg.TEST.TILES.ENABLED = False
-    # Height and width of a tile in the image as it is in the file, pixels.
-    cfg.TEST.TILES.SIZE = (1024, 1024)
-    # Pixels that neighbours share; at least the length of most objects: one tile then has it whole.
-    cfg.TEST.TILES.OVERLAP = 128
-    # Predict the whole image too, for objects larger than a tile.
-    cfg.TEST.TILES.WHOLE_IMAGE = True
-    # Detections of one class, of two tiles, are one object if their boxes ("box") or masks ("mask")
-    # share more than NMS_THRESH of their union, or of one that is cut by its tile's border.
-    cfg.TEST.TILES.NMS_BY = "box"
-    cfg.TEST.TILES.NMS_THRESH = 0.5
+    cfg.TEST.TILES = CfgNode({name.upper(): value for name, value in TILES.items()})
 
 
 def check_model_values(cfg):
@@ -71,14 +77,27 @@ def check_model_values(cfg):
         )
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ValueError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'. Give SGD or AdamW.")
-    tiles = cfg.TEST.TILES
-    if len(tiles.SIZE) != 2 or not 0 <= tiles.OVERLAP < min(tiles.SIZE):
+
+
+def check_tiles(tiles: dict, key: str):
+    """
+    Args:
+        key: what the config calls them.
+
+    Raises:
+        ValueError: an unknown name, or a value that is out of its range.
+    """
+    unknown = sorted(tiles.keys() - TILES.keys())
+    if unknown:
+        raise ValueError(f"{key} has no {', '.join(unknown)}, but {', '.join(TILES)}.")
+    size, overlap, by, threshold = (tiles[n] for n in ("size", "overlap", "nms_by", "nms_thresh"))
+    if len(size) != 2 or not 0 <= overlap < min(size):
         raise ValueError(
-            f"TEST.TILES.SIZE is {tiles.SIZE}, OVERLAP {tiles.OVERLAP}. Give a height and a width, "
-            "and fewer pixels of overlap than those."
+            f"{key}: the size is {size}, the overlap {overlap}. Give a height and a width, and "
+            "fewer pixels of overlap than those."
         )
-    if tiles.NMS_BY not in ("box", "mask") or not 0 < tiles.NMS_THRESH <= 1:
+    if by not in ("box", "mask") or not 0 < threshold <= 1:
         raise ValueError(
-            f"TEST.TILES.NMS_BY is '{tiles.NMS_BY}', NMS_THRESH {tiles.NMS_THRESH}. Give box or "
-            "mask, and a share from above 0 up to 1."
+            f"{key}: nms_by is '{by}', nms_thresh {threshold}. Give box or mask, and a share from "
+            "above 0 up to 1."
         )

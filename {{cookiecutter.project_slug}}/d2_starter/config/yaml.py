@@ -18,7 +18,7 @@ from detectron2.solver import build_lr_scheduler
 from ..layers.timm_fpn import set_timm_pixels
 from .experiment import Experiment, Key
 from .keys import add_starter_config
-from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
+from .model_keys import add_augmentation_keys, add_model_keys, check_model_values, check_tiles
 from .optimizer import build_optimizer
 
 _BY_CONFIG = weakref.WeakValueDictionary()  # id of a config: its experiment
@@ -126,6 +126,7 @@ class YamlExperiment(Experiment):
             self._refuse("train_subset_ratio", f"{sampler} takes no subset: remove one of both.")
         self.check()
         check_model_values(self.config)
+        check_tiles(self.tiles, "TEST.TILES")
         self._set_defaults(config_file, self._defaults.OUTPUT_DIR)
         self._remember()
 

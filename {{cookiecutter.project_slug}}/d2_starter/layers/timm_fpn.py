@@ -1,6 +1,6 @@
 """Any backbone of timm that returns features at several resolutions, under a feature pyramid.
 
-timm is an optional dependency: `uv add timm`.
+timm is an optional dependency, named in pyproject.toml: `uv add timm`.
 """
 
 import os
@@ -26,7 +26,9 @@ def import_timm():
         import timm
     except ImportError as error:
         raise ImportError(
-            "this model's backbone comes from timm, which is not installed: uv add timm"
+            "this model needs timm, an optional dependency of pyproject.toml that is not installed. "
+            "Type: uv add timm (in Docker images, too), or for this environment alone: uv sync "
+            "--extra timm"
         ) from error
     return timm
 
