@@ -198,14 +198,16 @@ class LazyExperiment(Experiment):
     def flat(self):
         return {key: self.get_key(key) for key in flatten(self.config)}
 
-    def set_classes(self, things, stuff, keypoints):
+    def set_classes(self, things, stuff, keypoints, ignore_label):
         for name, number in (
             ("model.roi_heads.num_classes", things),
             ("model.num_classes", things),
             ("model.sem_seg_head.num_classes", stuff),
             ("model.roi_heads.keypoint_head.num_keypoints", keypoints),
+            ("model.sem_seg_head.ignore_value", ignore_label),
+            ("dataloader.train.mapper.ignore_label", ignore_label),
         ):
-            if number and OmegaConf.select(self.config, name) is not None:
+            if number is not None and OmegaConf.select(self.config, name) is not None:
                 self.set_key(name, number)
         name = "dataloader.train.mapper.keypoint_hflip_indices"
         if keypoints and OmegaConf.select(self.config, name) is not None:  # those of COCO's people
