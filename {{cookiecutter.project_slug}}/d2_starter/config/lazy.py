@@ -414,7 +414,7 @@ def _load(config_file, package) -> DictConfig:
         if not isinstance(nodes, dict):
             raise ValueError(f"config file '{config_file}' has no keys and values.")
         _check_targets(nodes, loader)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ImportError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
     return OmegaConf.create(nodes, flags={"allow_objects": True})
 
@@ -430,9 +430,11 @@ def check_target(name: str, trusted: tuple[str, ...], where: str):
     """Checks what a saved config calls.
 
     Raises:
-        ValueError: its name has none of the beginnings that are trusted.
+        ImportError: there is no such thing.
+        ValueError: it is not defined in a module that is trusted.
     """
-    if not str(name).startswith(trusted):
+    found = locate(str(name)) if str(name).startswith(trusted) else None
+    if not f"{getattr(found, '__module__', '')}.".startswith(trusted):  # as os, imported in one
         raise ValueError(
             f"config file '{where}' would call {name}. A saved config may call only "
             f"{', '.join(trusted)}; give the Python config instead if you trust it."
