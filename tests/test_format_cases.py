@@ -598,6 +598,11 @@ HARMFUL = [
     (lambda r: write(r / "a.xml", f"{BOMB}<annotation><object/></annotation>").parent, "entities"),
     (lambda r: write(r / "x.xml", f"{BOMB}<annotations><image name='&b;'/></annotations>"), "ent"),
     (lambda r: write(r / "data.yaml", "train: &a [*a]\nnames: x\nval: x"), "YAML|names|ther"),
+    (lambda r: write(r / "data.yaml", "train: x\nval: x\nnames: " + "[" * 100_000), "is not YAML"),
+    (
+        lambda r: write(r / "a.json", json.dumps(pets_coco()).replace("120", "1" * 9)),
+        "1: the width",
+    ),
 ]
 
 

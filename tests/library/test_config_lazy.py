@@ -123,6 +123,9 @@ def test_saved_config_is_the_same_experiment(tmp_path):
         ("model: !!python/name:os.system", "would call os.system"),
         ("model: {_target_: detectron2.utils.env.setup_custom_environment}", "would call"),
         ("model: {_target_: my_detectors.Head}", "would call"),
+        ("model: {_target_: detectron2.evaluation.coco_evaluation.os.getcwd}", "would call"),
+        ("model: !!python/name:detectron2.data.datasets.coco.os.getcwd", "would call"),
+        ("model: {_target_: detectron2.data.nothing}", "cannot be read"),
         ("model: !!python/object/apply:os.getcwd []", "cannot be read"),
     ],
 )

@@ -282,6 +282,28 @@ def test_the_ignored_label_is_in_the_metadata(few_shapes, tmp_path):
     assert MetadataCatalog.get("semantic_train_semantic").ignore_label == 200
 
 
+@pytest.mark.parametrize("label", [0, 200])
+def test_the_model_ignores_what_the_metadata_say(load, label):
+    """Also the pixels that an augmentation adds."""
+    name, shapes = f"ignoring_{label}", "shapes_val_semantic"
+    about = {"evaluator_type": "sem_seg", "ignore_label": label}
+    about["stuff_classes"] = MetadataCatalog.get(shapes).stuff_classes
+    catalog.register(name, lambda: DatasetCatalog.get(shapes), **about)
+    rotation = "[{'RandomRotation': {'angle': [45.0, 45.0], 'sample_style': 'choice'}}]"
+    experiment = load(
+        *("DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"),
+        *("INPUT.AUGMENTATIONS", rotation, "MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
+        *("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2','p3','p4','p5']"),
+    )
+    image = experiment.build_mapper(is_train=True)(DatasetCatalog.get(name)[0])
+    labels = set(image["sem_seg"].unique().tolist())
+    assert label in labels and 255 not in labels
+    model = experiment.build_model()
+    with EventStorage():
+        assert np.isfinite(model([image])["loss_sem_seg"].item())
+    assert model.sem_seg_head.ignore_value == label
+
+
 def test_held_out_images_stay_held_out():
     records = [{"file_name": f"folder/{i:05d}.jpg"} for i in range(2000)]
     held = {Path(r["file_name"]).name for r in records if is_held_out(r, 0.2)}

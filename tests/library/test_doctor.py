@@ -178,6 +178,19 @@ DEFECTS = [
         {"image-16-bit": 1},
         "3.png",
     ),
+    (
+        lambda d: Image.fromarray(np.full((HEIGHT, WIDTH), 1e6, "f4")).save(d.file(3), "TIFF"),
+        {"image-unreadable": 1},
+        "3.png: the image has gray values from 1e+06",
+    ),
+    (
+        lambda d: [
+            Image.fromarray(np.full((HEIGHT, WIDTH), value, np.uint16)).save(d.file(number))
+            for number, value in ((3, 5000), (4, 9000))
+        ],
+        {"image-16-bit": 2},  # and not that they are the same
+        "3.png",
+    ),
     (lambda d: d.images[4].update(file_name="3.png"), {"image-listed-twice": 1}, "3.png: ids 103"),
     (
         lambda d: d.file(4).write_bytes(d.file(3).read_bytes()),

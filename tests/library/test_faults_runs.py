@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -215,6 +216,17 @@ def test_no_whole_checkpoint(tmp_path, killed):
         damage(file, "cut")
     with pytest.raises(Refused, match=r"no checkpoint in .* is whole \(model_0000014.pth: "):
         train(arguments(tmp_path, "resume", seed=5))
+
+
+def test_checkpoint_that_runs_code(tmp_path, killed):
+    shutil.copytree(killed[0] / "run", tmp_path / "run")
+    file = tmp_path / "run/model_0000014.pth"
+    program = types.SimpleNamespace(a=1)  # anything that a pickle calls to make
+    torch.save(torch.load(file, weights_only=True) | {"extra": program}, file)
+    train(arguments(tmp_path, "resume", seed=5))
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "model_0000014.pth (to open it is to run code) is in" in log
+    assert "goes on from model_0000009.pth" in log
 
 
 def test_what_lies_after_is_evaluated_again(tmp_path, killed):

@@ -91,6 +91,15 @@ def test_thresholds(run, predictor, tmp_path):
             Predictor(run, load_experiment, threshold=wrong)
 
 
+def test_no_masks_are_computed_for_what_is_left_out(run, predictor, tmp_path):
+    file, computed = make_image(tmp_path / "i.png"), []
+    middle = predictor(file).scores.median().item()
+    some = Predictor(run, load_experiment, threshold={"cat": middle, "dog": 1.0})
+    some.model.roi_heads.mask_head.register_forward_hook(lambda _, x, y: computed.append(len(x[0])))
+    assert set(some(file).names) == {"cat"}
+    assert computed == [(predictor(file).scores >= middle).sum()]
+
+
 def test_order_and_errors_of_a_stream(predictor, tmp_path):
     files = [make_image(tmp_path / f"{i:02d}.png", 40 + i % 3 * 9, seed=i) for i in range(12)]
     files[5].write_bytes(b"no image")

@@ -69,6 +69,7 @@ dataloader = dict(
             image_format="BGR",
             use_masks=True,
             fast_resize=True,
+            ignore_label=255,  # follows from the data
         ),
         total_batch_size=4,
         num_workers=4,

@@ -156,8 +156,11 @@ class Experiment(ABC):
         """Returns the values of all keys by their names, written with dots."""
 
     @abstractmethod
-    def set_classes(self, things: int, stuff: int, keypoints: int):
-        """Sets the sizes of the model's heads; 0 is a kind that the dataset does not have."""
+    def set_classes(self, things, stuff, keypoints, ignore_label):
+        """Sets the sizes of the model's heads, and the label of pixels without a class.
+
+        All are whole numbers; None is what the dataset does not have.
+        """
 
     @property
     @abstractmethod
@@ -308,7 +311,8 @@ class Experiment(ABC):
                         f"{get_metadata(other).get(kind)}. Datasets used together need the same."
                     )
         kinds = ("thing_classes", "stuff_classes", "keypoint_names")
-        self.set_classes(*(len(metadata.get(kind) or ()) for kind in kinds))
+        counts = (len(metadata.get(kind) or ()) or None for kind in kinds)
+        self.set_classes(*counts, metadata.get("ignore_label"))
         self._follows_data = True
 
     def build_model(self) -> nn.Module:

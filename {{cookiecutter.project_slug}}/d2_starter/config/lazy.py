@@ -200,14 +200,16 @@ class LazyExperiment(Experiment):
     def flat(self):
         return {key: self.get_key(key) for key in flatten(self.config)}
 
-    def set_classes(self, things, stuff, keypoints):
+    def set_classes(self, things, stuff, keypoints, ignore_label):
         for name, number in (
             ("model.roi_heads.num_classes", things),
             ("model.num_classes", things),
             ("model.sem_seg_head.num_classes", stuff),
             ("model.roi_heads.keypoint_head.num_keypoints", keypoints),
+            ("model.sem_seg_head.ignore_value", ignore_label),
+            ("dataloader.train.mapper.ignore_label", ignore_label),
         ):
-            if number and OmegaConf.select(self.config, name) is not None:
+            if number is not None and OmegaConf.select(self.config, name) is not None:
                 self.set_key(name, number)
         name = "dataloader.train.mapper.keypoint_hflip_indices"
         if keypoints and OmegaConf.select(self.config, name) is not None:  # those of COCO's people
@@ -411,7 +413,7 @@ def _load(config_file, package) -> DictConfig:
         if not isinstance(nodes, dict):
             raise ValueError(f"config file '{config_file}' has no keys and values.")
         _check_targets(nodes, loader)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ImportError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
     return OmegaConf.create(nodes, flags={"allow_objects": True})
 
@@ -427,9 +429,11 @@ def check_target(name: str, trusted: tuple[str, ...], where: str):
     """Checks what a saved config calls.
 
     Raises:
-        ValueError: its name has none of the beginnings that are trusted.
+        ImportError: there is no such thing.
+        ValueError: it is not defined in a module that is trusted.
     """
-    if not str(name).startswith(trusted):
+    found = locate(str(name)) if str(name).startswith(trusted) else None
+    if not f"{getattr(found, '__module__', '')}.".startswith(trusted):  # as os, imported in one
         raise ValueError(
             f"config file '{where}' would call {name}. A saved config may call only "
             f"{', '.join(trusted)}; give the Python config instead if you trust it."

@@ -81,13 +81,15 @@ class YamlExperiment(Experiment):
     stop_min_delta = Key("EARLY_STOPPING.MIN_DELTA")
     stop_warmup_evals = Key("EARLY_STOPPING.WARMUP_EVALS")
     EPOCHS = Experiment.EPOCHS | {"warmup_iters": "warmup_epochs", "steps": "steps_epochs"}
-    # Heads, and what of the data decides their size: things, stuff (or both), keypoints.
+    # Heads, and what of the data decides their size: things, stuff (or both), keypoints. And the
+    # label of pixels without a class.
     HEADS = (
         ("MODEL.ROI_HEADS.NUM_CLASSES", "things"),
         ("MODEL.RETINANET.NUM_CLASSES", "things"),
         ("MODEL.POINT_HEAD.NUM_CLASSES", "things or stuff"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "stuff"),
         ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "keypoints"),
+        ("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "ignored"),
     )
 
     def __init__(
@@ -193,19 +195,20 @@ class YamlExperiment(Experiment):
     def flat(self):
         return flatten(self.config)
 
-    def set_classes(self, things, stuff, keypoints):
+    def set_classes(self, things, stuff, keypoints, ignore_label):
         set_timm_pixels(self.config, self._defaults)  # now: reading a config needs no timm
         counts = {"things": things, "stuff": stuff, "keypoints": keypoints}
         counts["things or stuff"] = things or stuff
+        counts["ignored"] = ignore_label
         for name, kind in self.HEADS:
             number, given = counts[kind], self.get_key(name)
             default = reduce(getattr, name.split("."), self._defaults)
-            if number and given not in (number, default):
+            if number is not None and given not in (number, default):
                 raise ValueError(
                     f"{name} is {given} in the config, but '{self.train_names[0]}' has {number}. "
                     "Remove the key: it follows from the dataset."
                 )
-            self.set_key(name, number or given)
+            self.set_key(name, given if number is None else number)
         if keypoints and len(self.config.TEST.KEYPOINT_OKS_SIGMAS) != keypoints:
             # COCO measured its sigmas for 17 human keypoints; they range from 0.026 to 0.107.
             self.config.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * keypoints

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 END_OF_JPEG = b"\xff\xd9"
 DEEP = ("I", "F")  # with the "I;16..." of Pillow: gray values of 16 or 32 bits, whole or float
 LONGEST = 500  # times the short side; what is longer would be resized to nothing
-ORIENTATION = 0x0112  # in Exif
+ORIENTATION = 0x0112  # in Exif: how a camera was held; 2 to 4 turn or mirror, 5 to 8 swap sides too
 # By orientation: whether to exchange the axes, then to turn over the rows, then the columns.
 TURNS = {
     2: (False, False, True),

@@ -83,10 +83,12 @@ CHECKS = {
         "mogrify -auto-orient FILE.",
     ),
     "image-16-bit": Check(
-        ERROR,
+        WARNING,
         "images of more than 8 bits per pixel",
-        "They are read as 8 bits, and every value above 255 becomes white: most of the picture.",
-        "Scale them to 0 to 255, all alike, and save them as 8-bit PNG.",
+        "Their upper 8 bits are read: 65,535 becomes white, and what uses fewer bits, such as 12 "
+        "of 16, is nearly black.",
+        "Look at some by tools/visualize_data.py. If they are too dark, scale them to 0 to 255, all "
+        "alike, and save them as 8-bit PNG.",
     ),
     "image-listed-twice": Check(
         WARNING,

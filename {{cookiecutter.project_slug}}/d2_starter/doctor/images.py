@@ -11,9 +11,9 @@ import pycocotools.mask as mask_util
 import shapely
 from PIL import Image
 
+from ..data.image import ORIENTATION, to_eight_bits
 from ..formats.rle import decode
 
-ORIENTATION = 0x0112  # EXIF: how a camera was held; 2 to 4 turn or mirror, 5 to 8 also swap sides
 SIDE = 16  # of thumbnails, pixels
 UNKNOWN = (math.nan,) * 4
 
@@ -64,7 +64,8 @@ def _check_file(job, problems):
             check = "image-truncated"
             image.load()
             orientation = _orientation(image)
-            pixels = image.convert("RGB")
+            check = "image-unreadable"
+            pixels = to_eight_bits(image).convert("RGB")
             thumbnail = pixels.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
             pixels = pixels.tobytes()
     except Exception as error:  # Pillow has many kinds, and so has training

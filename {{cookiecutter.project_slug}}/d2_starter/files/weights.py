@@ -11,6 +11,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from .owner import Refused
+
 ARRAYS = {"_reconstruct", "scalar", "_frombuffer"}  # numpy's functions that make arrays
 PLAIN = {
     ("numpy", "ndarray"),
@@ -24,7 +26,7 @@ PLAIN = {
 }
 
 
-class RefusedWeightsError(ValueError):
+class RefusedWeightsError(Refused):
     """The file would run code if it were opened."""
 
     def __init__(self, path, name: str):

@@ -145,7 +145,9 @@ class Split:
         where = where or f"{record['file_name']}, object {len(record['annotations']) + 1}"
         if not (name := str(name or "").strip()):
             return self.problems.add("class-empty-name", where)
-        polygons = [polygon for polygon in polygons if self._is_polygon(polygon, where)]
+        whole = [polygon for polygon in polygons if is_polygon(polygon)]
+        self.problems.add_all("mask-polygon", range(len(polygons) - len(whole)), lambda _: where)
+        polygons = whole
         if box is None and polygons:
             box = bounds(polygons)
         if box is None:
@@ -166,12 +168,6 @@ class Split:
         if keypoints:
             annotation["keypoints"] = keypoints
         record["annotations"].append(annotation)
-
-    def _is_polygon(self, polygon, where):
-        if is_polygon(polygon):
-            return True
-        self.problems.add("mask-polygon", where)
-        return False
 
     def finish(self):
         """Sorts the classes and keypoints that have no order, and completes what is the same."""

@@ -140,7 +140,7 @@ def read(split: Split, kind: str = KIND):
             is_complete = False
             if split.problems.counts["annotations-invalid"] > max(1000, sum(numbers.values()) // 2):
                 raise Unusable(f"{path!a}: entries are not as in COCO's JSON: {reason}") from None
-    for key, found in (("images", images), ("categories", categories)):
+    for key, found in (("images", numbers["images"]), ("categories", categories)):
         if not found and (key == "images" or numbers["annotations"]):
             raise Unusable(
                 f"{path!a} lacks the key '{key}', or it is empty; COCO's JSON has images,"

@@ -43,7 +43,7 @@ def _png_folder(tree, name, split):
 
 def _image_folder(tree, names, split):
     stems = {name.rpartition(".")[0] for name in names}
-    best = max(
+    return max(
         (f for f in tree.folders() if not re.search("panoptic|mask|semantic", f.lower())),
         key=lambda f: (
             len({n.rpartition(".")[0] for n in tree.names(f)} & stems),
@@ -51,7 +51,6 @@ def _image_folder(tree, names, split):
         ),
         default="",
     )
-    return best
 
 
 def read(split: Split):

@@ -343,8 +343,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except ImportError:
         raise Unusable(f"{str(path)!a} cannot be read without PyYAML: pip install pyyaml") from None
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        data = yaml.load(read_text(path, MAX_YAML), loader)
+        data = yaml.safe_load(read_text(path, MAX_YAML))  # libyaml dies of deep nesting
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, Unusable):
             raise

@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None):
             else:
                 project = Project.of(project.folder, found)
     except Unusable as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}. Nothing was changed.")
+        sys.exit(f"{Path(sys.argv[0]).name}: {str(error).removesuffix('.')}. Nothing was changed.")
     if found:
         print("\n".join([*describe(found, project), *(f"  Note: {note}" for note in notes)]))
     if args.add:

@@ -117,17 +117,8 @@ def _image(split, name, path, root, claims):
     usual, _ = tree.find_image(named or own, folder)
     if named and stem(named) == own and tree.has(usual):
         return split.tree.path(usual)
-    by_name = (
-        next(
-            (
-                f
-                for f in (f"{folder}/{name}{e}".lstrip("/") for e in (".jpg", ".png"))
-                if tree.has(f)
-            ),
-            "",
-        )
-        or tree.find_image(own, folder)[0]
-    )
+    beside = [f"{folder}/{name}{ending}".lstrip("/") for ending in (".jpg", ".png")]
+    by_name = next(filter(tree.has, beside), None) or tree.find_image(own, folder)[0]
     if named and tree.has(usual) and claims[named] == 1:
         if tree.has(by_name) and stem(named) != own:
             text = f"{path} says {named}, which it is read as"
@@ -135,7 +126,7 @@ def _image(split, name, path, root, claims):
         return split.tree.path(usual)
     if named and stem(named) != own:
         split.problems.add("image-name-contradicts", f"{path} says {named}; it is read as {own}")
-    return split.tree.path(by_name if tree.has(by_name) else f"{folder}/{name}.jpg".lstrip("/"))
+    return split.tree.path(by_name if tree.has(by_name) else beside[0])
 
 
 def _read_one(split, name, path, root, claims):
@@ -163,9 +154,7 @@ def _read_one(split, name, path, root, claims):
                 corners = [None] * 4
         if corners and None not in corners:
             x0, y0, x1, y1 = corners
-            if x0 > x1 or y0 > y1:
-                split.problems.add("box-reversed", f"{where}: {x0:g} {y0:g} {x1:g} {y1:g}")
             # VOC counts pixels from 1, and a box includes its last pixel.
-            corners = [min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1), max(y0, y1)]
+            corners = [x0 - (x0 <= x1), y0 - (y0 <= y1), x1 - (x0 > x1), y1 - (y0 > y1)]
         split.add_object(record, thing.findtext("name"), corners, where=where)
     return rotated

@@ -102,6 +102,8 @@ class Predictor:
         self._mapper = experiment.build_mapper(is_train=False)
         self._predict_batch = experiment.build_predictor(self.model)
         self._thresholds = self._thresholds_of(threshold)
+        if self._thresholds is not None:
+            _raise_thresholds(self.model, self._thresholds.min().item())
         self._half = half
         self.batch_size, self.workers = batch_size, workers
 
@@ -211,6 +213,14 @@ class Predictor:
         elif not threshold or not names:
             return None
         return torch.as_tensor(threshold).expand(len(names))
+
+
+def _raise_thresholds(model, lowest):
+    # No masks for what is left out later. Panoptic segments have a threshold of their own.
+    lowest = min(lowest, getattr(model, "combine_instances_score_thresh", 1.0))
+    for module in model.modules():
+        if (own := getattr(module, "test_score_thresh", None)) is not None:
+            module.test_score_thresh = max(own, np.nextafter(lowest, 0.0, dtype=np.float32).item())
 
 
 def _size(loaded):

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -91,7 +90,7 @@ def publish_last(folder: Path):
 
 def read_checkpoint(path: str | Path) -> dict:
     """Reads a checkpoint without reading its weights into memory."""
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return read_weights(path, mmap=True)
 
 
 def read_best(folder: str | Path) -> dict | None:
@@ -264,10 +263,6 @@ class Checkpointer(DetectionCheckpointer):
                 f"cannot load the weights '{path}': {error}. Give another file; on a machine "
                 "without internet, copy it there first. Without weights ('') training starts from "
                 "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
-            ) from None
-        except (pickle.UnpicklingError, EOFError, RuntimeError):
-            raise OSError(
-                f"the weights '{path}' cannot be read: the file is damaged, or is no checkpoint."
             ) from None
         self._check_anchors(loaded.pop("anchors", {}))
         if "loss_normalizer" in loaded:

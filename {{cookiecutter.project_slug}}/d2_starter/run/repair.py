@@ -1,7 +1,6 @@
 """Repairs a damaged run directory, so that `--resume` goes on from the newest whole checkpoint."""
 
 import contextlib
-import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from ..files.atomic import list_numbered, read_json, write_atomically
 from ..files.owner import Refused
 from ..files.run_directory import BEST, LAST, STOP_FILE, RunDirectory
+from ..files.weights import RefusedWeightsError
 from .checkpoint import read_checkpoint
 
 FOLDERS = ("evaluation", "inference", "predictions")
@@ -21,13 +21,16 @@ def why_damaged(checkpoint: Path) -> str | None:
         with zipfile.ZipFile(checkpoint) as archive:
             if broken := archive.testzip():
                 return f"its part {broken} is damaged"
-        saved = read_checkpoint(checkpoint)
-        lacks = [key for key in ("model", "iteration") if key not in saved]
-        return f"it has no {lacks[0]}" if lacks else None
-    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile) as error:
         return getattr(error, "strerror", None) or str(error).partition("\n")[0][:100] or "empty"
-    except (pickle.UnpicklingError, KeyError, TypeError):
+    try:
+        saved = read_checkpoint(checkpoint)
+    except RefusedWeightsError:
+        return "to open it is to run code"
+    except OSError:
         return "it is no checkpoint"
+    lacks = [key for key in ("model", "iteration") if key not in saved]
+    return f"it has no {lacks[0]}" if lacks else None
 
 
 def repair(folder: Path) -> list[str]:

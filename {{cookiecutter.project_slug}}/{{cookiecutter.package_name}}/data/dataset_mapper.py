@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from d2_starter.data.augmentations import Augmenter, config_augmentations
 from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
-from d2_starter.data.sample import Sample, read_annotations
+from d2_starter.data.sample import IGNORED, Sample, read_annotations
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
@@ -31,6 +31,7 @@ class Mapper:
         keypoint_hflip_indices: np.ndarray | None = None,
         min_visible: float = 0.0,
         fast_resize: bool = False,
+        ignore_label: int = IGNORED,
     ):
         """
         Args:
@@ -42,6 +43,7 @@ class Mapper:
             use_keypoints, keypoint_hflip_indices: keep keypoints; which is which once mirrored.
             min_visible: objects cut to less than this share are left out, see INPUT.MIN_VISIBLE.
             fast_resize: resize by PyTorch, see INPUT.FAST_RESIZE.
+            ignore_label: the model's label of pixels without a class, also of those outside.
         """
         if fast_resize:
             augmentations = [
@@ -55,6 +57,7 @@ class Mapper:
         self.ground_truth = ground_truth
         self.use_masks = use_masks
         self.mask_format = mask_format
+        self.ignore_label = ignore_label
         unused = {"segmentation": use_masks or self.augment.uses_masks, "keypoints": use_keypoints}
         self.unused = [key for key, is_used in unused.items() if not is_used]
 
@@ -74,6 +77,7 @@ class Mapper:
             ),
             "min_visible": cfg.INPUT.MIN_VISIBLE,
             "fast_resize": is_train and cfg.INPUT.FAST_RESIZE,
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -115,6 +119,7 @@ class Mapper:
         result["image"] = to_tensor(sample.image)
         if sample.sem_seg is not None:
             result["sem_seg"] = torch.as_tensor(sample.sem_seg.astype("long"))
+            result["sem_seg"][result["sem_seg"] == IGNORED] = self.ignore_label
         if self.ground_truth and "annotations" in record:
             result["instances"] = self._instances(sample)
         return result
