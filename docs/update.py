@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes what the READMEs show of runs and files: transcript, results, tree, tools, questions.
+"""Writes what the READMEs show of runs and files: transcript, tree, tools, questions.
 
     uv run python docs/update.py            # from the files, and from the recorded run
     uv run python docs/update.py --record   # runs the README's first command before, in minutes
@@ -101,12 +101,6 @@ def transcript() -> str:
     return code(lines)
 
 
-def results() -> str:
-    """Returns the last lines of the recorded run."""
-    text = RUN.read_text(encoding="utf-8")
-    return code(["Done.", *text[text.index("]: Done.") :].splitlines()[1:]])
-
-
 def numbers(output: str) -> dict[str, float]:
     """Returns the metrics in the last lines of a run, by name."""
     found = re.findall(r"(?m)^  (\S+/\S+) +([\d.]+)$", output[output.index("]: Done.") :])
@@ -144,7 +138,7 @@ def code(lines: list[str]) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-BLOCKS = {f.__name__: f for f in (tree, transcript, results, tools, questions)}
+BLOCKS = {f.__name__: f for f in (tree, transcript, tools, questions)}
 
 
 def updated(readme: Path) -> str:

@@ -27,7 +27,6 @@ from d2_starter import (
     Checkpointer,
     EarlyStopping,
     Run,
-    diverged,
     finish,
     finish_interrupted,
     launch,
@@ -38,6 +37,7 @@ from d2_starter.config.optimizer import build_optimizer
 from d2_starter.evaluation.evaluate import log_metrics, merge_results
 from d2_starter.evaluation.validation_loss import preserved_state
 from d2_starter.run.checkpoint import model_state
+from d2_starter.run.training_step import compute_loss
 from d2_starter.trainers.lightning import (
     CheckpointIO,
     Data,
@@ -97,16 +97,8 @@ class Detector(LightningModule):
             self.losses = defaultdict(float)
             self.storage.iter = iteration
             seed_step(self.experiment.seed, iteration)  # so that a resumed run draws the same
-        try:
-            with self.storage:
-                losses = self.model(batch)
-        except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from None
-        loss = sum(losses.values())
-        for name, value in comm.reduce_dict(losses).items():
-            self.losses[name] += value.item() / number
-        if not torch.isfinite(loss):
-            raise diverged(iteration, dict(self.losses))
+        with self.storage:
+            loss = compute_loss(self.model, batch, iteration, self.losses, number)
         if (batch_idx + 1) % number == 0:
             self.storage.put_scalars(total_loss=sum(self.losses.values()), **self.losses)
         for name, (value, at) in self.storage.latest().items():

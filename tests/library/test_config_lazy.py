@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CONFIGS, load_lazy, load_yaml
 from detectron2 import model_zoo
 from detectron2.config import instantiate
@@ -140,7 +141,7 @@ def test_saved_config_runs_no_code(tmp_path, text, message):
     "config",
     [
         "COCO-Detection/retinanet_R_50_FPN_1x",
-        "COCO-InstanceSegmentation/mask_rcnn_regnetx_4gf_dds_fpn_1x",
+        "new_baselines/mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ",  # with a lambda
     ],
 )
 def test_saved_config_with_shapes_and_classes(tmp_path, config):
@@ -148,6 +149,15 @@ def test_saved_config_with_shapes_and_classes(tmp_path, config):
     load_lazy(zoo).save(tmp_path / "config.yaml")
     given, again = load_lazy(zoo), load_lazy(tmp_path / "config.yaml")
     assert str(instantiate(given.config.model)) == str(instantiate(again.config.model))
+
+
+def test_a_function_without_a_name_is_said_to_be_unsaved(tmp_path, caplog):
+    experiment = load_lazy()
+    experiment.config.model.roi_heads.box_head.conv_norm = lambda c: torch.nn.Identity()
+    experiment.save(tmp_path / "config.yaml")
+    assert "['model.roi_heads.box_head.conv_norm']. A lambda" in caplog.text
+    with pytest.raises(ValueError, match="line 1?[0-9]+: A lambda.* functools.partial"):
+        load_lazy(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("constant", [True, False])

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+import logging
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.data.samplers import TrainingSampler
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators
-from detectron2.layers import ShapeSpec
+from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -29,8 +30,14 @@ from ..layers.timm_fpn import import_timm
 from .experiment import Experiment, Key
 from .model_keys import TEST_AUG, TILES, check_tiles
 
+logger = logging.getLogger(__name__)
+
 MISSING = object()
 NODES = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
+NAMELESS = (
+    "A lambda, or a function inside another, cannot be saved. Put functools.partial, or a function "
+    "of a module of your package, in its place; in the config.yaml of the run, too: tools read that."
+)
 # What a saved config may call. Other configs are code that their user names.
 TRUSTED = (
     "detectron2.data.",
@@ -195,6 +202,10 @@ class LazyExperiment(Experiment):
         OmegaConf.update(self.config, name, value, merge=False, force_add=True)
 
     def save(self, path):
+        values = ((key, OmegaConf.select(self.config, key)) for key in flatten(self.config))
+        nameless = [key for key, value in values if "<" in getattr(value, "__qualname__", "")]
+        if nameless:
+            logger.warning("The saved config cannot be read again: %s. %s", nameless, NAMELESS)
         LazyConfig.save(self.config, str(path))
 
     def flat(self):
@@ -406,7 +417,7 @@ def _load(config_file, package) -> DictConfig:
     if not path.is_file():
         raise ValueError(f"there is no config file '{config_file}'. Type e.g. configs/smoke.py.")
     if path.suffix == ".py":
-        return LazyConfig.load(str(path))
+        return _name_norms(LazyConfig.load(str(path)))
     try:
         loader = type("_", (_Loader,), {"trusted": (*TRUSTED, f"{package}."), "where": config_file})
         nodes = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
@@ -416,6 +427,16 @@ def _load(config_file, package) -> DictConfig:
     except (yaml.YAMLError, ImportError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config file '{config_file}' cannot be read: {error}") from error
     return OmegaConf.create(nodes, flags={"allow_objects": True})
+
+
+def _name_norms(config):
+    # The normalization of the zoo's LSJ configs is a lambda, which could not be saved.
+    for head in ("box_head", "mask_head"):
+        name = f"model.roi_heads.{head}.conv_norm"
+        code = getattr(OmegaConf.select(config, name), "__code__", None)
+        if code and code.co_names == ("NaiveSyncBatchNorm",) and "N" in code.co_consts:
+            OmegaConf.update(config, name, partial(NaiveSyncBatchNorm, stats_mode="N"))
+    return config
 
 
 class _Loader(yaml.SafeLoader):
@@ -445,6 +466,10 @@ def _shape(loader, node):
 
 
 def _class(loader, name, node):
+    if "<" in name:
+        raise ValueError(
+            f"config file '{loader.where}', line {node.start_mark.line + 1}: {NAMELESS}"
+        )
     check_target(name, loader.trusted, loader.where)
     return locate(name)
 

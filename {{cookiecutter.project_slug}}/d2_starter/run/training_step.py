@@ -60,18 +60,31 @@ def compute_gradients(
     """
     losses = defaultdict(float)
     for micro_batch in micro_batches(model, batch, accumulate):
-        try:
-            with precision.autocast:
-                loss_dict = model(micro_batch)
-                loss = sum(loss_dict.values()) / accumulate
-        except FloatingPointError as error:  # detectron2's heads raise it
-            raise diverged(iteration, error) from None
-        for name, value in comm.reduce_dict(loss_dict).items():
-            losses[name] += value.item() / accumulate
-        if not torch.isfinite(loss):
-            raise diverged(iteration, dict(losses))
-        precision.scaler.scale(loss).backward()
+        with precision.autocast:
+            loss = compute_loss(model, micro_batch, iteration, losses, accumulate)
+        precision.scaler.scale(loss / accumulate).backward()
     return {"total_loss": sum(losses.values()), **losses}
+
+
+def compute_loss(model: nn.Module, batch: list[dict], iteration: int, losses: dict, number: int):
+    """Computes the loss of one of `number` micro-batches.
+
+    Args:
+        losses: to which its share of each loss is added, means over all ranks.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    try:
+        loss_dict = model(batch)
+    except FloatingPointError as error:  # detectron2's heads raise it
+        raise diverged(iteration, error) from None
+    for name, value in comm.reduce_dict(loss_dict).items():
+        losses[name] += value.item() / number
+    loss = sum(loss_dict.values())
+    if not torch.isfinite(loss):
+        raise diverged(iteration, dict(losses))
+    return loss
 
 
 def diverged(iteration: int, what) -> FloatingPointError:

@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from ..config.experiment import Schedule
-from ..evaluation.early_stopping import EarlyStopping
 from ..run.checkpoint import Checkpointer
 from ..run.ema import EMA
 from ..run.run import Run
@@ -75,17 +74,19 @@ class Evaluate(HookBase):
 
 
 class StopEarly(HookBase):
-    """Stops after `patience` evaluations without improvement."""
+    """Saves the best model as `model_best.pth`; stops after `patience` evaluations without a better."""
 
-    def __init__(self, schedule: Schedule, run: Run, early_stopping: EarlyStopping):
+    def __init__(self, schedule: Schedule, run: Run, checkpointer: Checkpointer, early_stopping):
         self.schedule = schedule
         self.run = run
+        self.checkpointer = checkpointer
         self.early_stopping = early_stopping
 
     def after_step(self):
         if self.trainer.metrics is not None:
-            scalars = latest_scalars(self.schedule.log_period)
-            self.early_stopping.update(scalars, self.trainer.iter)
+            scalars, iteration = latest_scalars(self.schedule.log_period), self.trainer.iter
+            self.early_stopping.update(scalars, iteration)
+            self.checkpointer.save_best(self.early_stopping.metric, scalars, iteration)
             if self.early_stopping.should_stop:
                 self.run.stop("converged", self.early_stopping.reason)
 
@@ -96,90 +97,49 @@ class StopEarly(HookBase):
         self.early_stopping.load_state_dict(state_dict)
 
 
-class SaveBest(HookBase):
-    """Saves the best model as `model_best.pth`."""
+class WriteAndSave(HookBase):
+    """Calls the writers, moves the progress bar, and saves checkpoints; `insert(-1, yours)` before.
 
-    def __init__(self, schedule: Schedule, checkpointer: Checkpointer, early_stopping):
-        self.schedule = schedule
-        self.checkpointer = checkpointer
-        self.metric = early_stopping.metric
-
-    def after_step(self):
-        if self.trainer.metrics is not None:
-            scalars = latest_scalars(self.schedule.log_period)
-            self.checkpointer.save_best(self.metric, scalars, self.trainer.iter)
-
-
-class SavePeriodically(HookBase):
-    """Saves every `period` iterations and, as `model_final.pth`, after the last one; when the
-    training is interrupted, as `model_interrupted.pth`.
-
-    It comes last: the state of hooks is part of the checkpoint.
+    It writes every `log_period` iterations, after evaluations and the last iteration. It saves every
+    `checkpoint_period` iterations, after the last one as `model_final.pth`, and when the training is
+    interrupted as `model_interrupted.pth`. It writes first: what an iteration gave is on record when
+    a resumed run goes on after it. It comes last: the state of hooks is part of a checkpoint.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int, run: Run):
-        self.checkpointer = checkpointer
-        self.period = period
+    def __init__(
+        self,
+        schedule: Schedule,
+        run: Run,
+        checkpointer: Checkpointer,
+        build_writers: Callable[[], list[EventWriter]],
+    ):
+        self.schedule = schedule
         self.run = run
-
-    def before_train(self):
-        self.periodic = PeriodicCheckpointer(self.checkpointer, self.period, self.trainer.max_iter)
-
-    def after_step(self):
-        iteration = self.trainer.iter
-        self.periodic.step(iteration)
-        if self.run.is_stopping and iteration + 1 < self.trainer.max_iter:
-            name = "model_interrupted" if self.run.is_interrupted else "model_final"
-            self.checkpointer.save(name, iteration=iteration)
-
-
-class Write(HookBase):
-    """Calls the writers every `log_period` iterations, after evaluations and the last iteration.
-
-    It also moves the progress bar, if there is a terminal. It comes before the checkpoints: what an
-    iteration gave is on record when a resumed run goes on after it.
-    """
-
-    def __init__(self, schedule: Schedule, build_writers: Callable[[], list[EventWriter]]):
-        self.schedule = schedule
+        self.checkpointer = checkpointer
         self.build_writers = build_writers
 
     def before_train(self):
-        self.progress_bar = ProgressBar(self.trainer.start_iter, self.trainer.max_iter)
+        trainer, period = self.trainer, self.schedule.checkpoint_period
+        self.periodic = PeriodicCheckpointer(self.checkpointer, period, trainer.max_iter)
+        self.progress_bar = ProgressBar(trainer.start_iter, trainer.max_iter)
         is_main = comm.is_main_process()
         self.writers = [*self.build_writers(), self.progress_bar] if is_main else []
 
     def after_step(self):
-        trainer = self.trainer
-        is_due = (trainer.iter + 1) % self.schedule.log_period == 0
+        trainer, done = self.trainer, self.trainer.iter + 1
+        is_due = done % self.schedule.log_period == 0
         if is_due or trainer.metrics is not None or trainer.is_last_iteration:
             for writer in self.writers:
                 writer.write()
         self.progress_bar.update()
+        self.periodic.step(trainer.iter)
+        if self.run.is_stopping and done < trainer.max_iter:
+            name = "model_interrupted" if self.run.is_interrupted else "model_final"
+            self.checkpointer.save(name, iteration=trainer.iter)
 
     def after_train(self):
         for writer in self.writers:
             writer.close()
-
-
-class Together(HookBase):
-    """Makes several hooks the last one, before which `hooks.insert(-1, yours)` puts others."""
-
-    def __init__(self, *hooks: HookBase):
-        self.hooks = hooks
-
-    def before_train(self):
-        for hook in self.hooks:
-            hook.trainer = self.trainer
-            hook.before_train()
-
-    def after_step(self):
-        for hook in self.hooks:
-            hook.after_step()
-
-    def after_train(self):
-        for hook in self.hooks:
-            hook.after_train()
 
 
 def build_hooks(
@@ -197,10 +157,6 @@ def build_hooks(
         LogProgress(schedule),
         PollRequests(run),
         Evaluate(schedule, run, evaluate),
-        StopEarly(schedule, run, early_stopping),
-        SaveBest(schedule, checkpointer, early_stopping),
-        Together(
-            Write(schedule, build_writers),
-            SavePeriodically(checkpointer, schedule.checkpoint_period, run),
-        ),
+        StopEarly(schedule, run, checkpointer, early_stopping),
+        WriteAndSave(schedule, run, checkpointer, build_writers),
     ]

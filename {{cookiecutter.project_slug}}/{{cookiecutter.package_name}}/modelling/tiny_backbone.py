@@ -1,13 +1,7 @@
-"""An example of a registered component: a backbone small enough to train from scratch on a CPU.
+"""An example of a component of your own: a backbone small enough to train from scratch on a CPU.
 
-A config asks for it by name (configs/smoke.{{ cookiecutter.__suffix }} does):
-
-    MODEL:
-      BACKBONE:
-        NAME: build_tiny_fpn_backbone
-
-Replace it with your own layers, heads or losses: one registered class or function a file, imported
-in `modelling/__init__.py`.
+A YAML config asks for the registered function by name (MODEL.BACKBONE.NAME), a config in Python for
+the class: `L(TinyBackbone)(in_channels=3)`. Replace both with your own.
 """
 
 from detectron2.layers import Conv2d, ShapeSpec

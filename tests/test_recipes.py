@@ -1,0 +1,95 @@
+"""The recipes of a project's README work as they stand there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from projects import TRAINERS
+
+SHORT = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "LOG_PERIOD", 1, "OUTPUT_DIR", "mine"]
+SHORT += ["DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0, "TEST.NUM_PICTURES", 0]
+SHORT += ["TEST.REPORT", False]
+IMPORTS = {
+    "plain": "",
+    "lightning": "from lightning.pytorch import Callback\n",
+    "train_net": "from detectron2.engine import HookBase\n",
+    "lazyconfig": "from detectron2.engine import HookBase\n",
+}
+
+
+def follow(project: Path, trainer: str):
+    """Does what the recipes say, and fails where their words do not fit."""
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    recipes = re.search(r"## Recipes\n(.*?)\n## ", readme, re.DOTALL)[1]
+    blocks = re.findall(r"```\w+\n(.*?)```", recipes, re.DOTALL)
+
+    def change(file, old, new, said=""):
+        text = (project / file).read_text(encoding="utf-8")
+        assert text.count(old) == 1 and said in recipes, (file, old, said)
+        (project / file).write_text(text.replace(old, new), encoding="utf-8")
+
+    for block in blocks:
+        if file := re.match(r"# (\S+\.\w+)\n", block):
+            assert not (project / file[1]).exists()
+            (project / file[1]).write_text(block, encoding="utf-8")
+    modelling = project / "my_detector/modelling"
+    text = (modelling / "tiny_backbone.py").read_text(encoding="utf-8")
+    text = text.replace("tiny_fpn", "my").replace("TinyBackbone", "MyBackbone")
+    text = text.replace("nn.Sequential(", "nn.Sequential(nn.Dropout(0.01), ")
+    (modelling / "my_backbone.py").write_text(text, encoding="utf-8")
+    if trainer != "lazyconfig":
+        said = "from . import my_backbone, tiny_backbone"
+        change(
+            "my_detector/modelling/__init__.py",
+            said.replace("my_backbone, ", ""),
+            f"{said}, my_heads",
+            said,
+        )
+        said = "cfg.MODEL.MY_KEY = 0.0"
+        change("my_detector/config.py", "    # Channels", f"    {said}\n    # Channels", said)
+    script = f"{trainer}_train_net.py".replace("train_net_train", "train")
+    if trainer == "plain":
+        (said,) = re.findall(r"`(storage\.put_scalar\(.*)`", recipes)
+        change(
+            script, "            ema.update()\n", f"            ema.update()\n            {said}\n"
+        )
+    else:
+        old = re.search(r"(?m)^(class \w+|def do_train)\(", (project / script).read_text())[0]
+        (block,) = (block for block in blocks if block.startswith("class My"))
+        change(script, old, f"{IMPORTS[trainer]}{block}\n\n{old}")
+    if trainer == "train_net":
+        said = "def build_hooks(self): return [MyHook(), *super().build_hooks()]"
+        change(script, "    mapper = Mapper\n", f"    mapper = Mapper\n    {said}\n", said)
+    if trainer == "lazyconfig":
+        said = "LRScheduler(scheduler=scheduler), MyHook(), *own_hooks"
+        change(script, said.replace("MyHook(), ", ""), said, said)
+    if trainer == "lightning":
+        said = "callbacks=[MyCallback(), KeepRun("
+        change(script, said.replace("MyCallback(), ", ""), said, said)
+    file = "my_detector/experiment.py"
+    imports = "from detectron2.evaluation import DatasetEvaluators\nfrom .my_evaluator import MyEvaluator\n"
+    change(file, "from . import", f"{imports}from . import")
+    change(file, "    return ", "    experiment = ")
+    (block,) = (block for block in blocks if "build_evaluator = " in block)
+    (project / file).write_text((project / file).read_text() + block, encoding="utf-8")
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_recipes_work(make_project, trainer):
+    project = make_project(trainer=trainer)
+    follow(project.folder, trainer)
+    project.train("--config-file", "configs/mine.yaml", *SHORT)
+    check(project.folder)
+
+
+def check(folder: Path):
+    config = (folder / "mine/config.yaml").read_text(encoding="utf-8")
+    assert re.search(r"(?im)^ *my_key: 0.5$", config)
+    assert "RandomRotation" in config and re.search(
+        "NAME: build_my_backbone|my_backbone.MyBackbone", config
+    )
+    lines = (folder / "mine/metrics.json").read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1])
+    assert last["largest"] > 0 and last["mine/objects"] >= 0 and last["bbox/AP"] >= 0
