@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from projects import TRAINERS
@@ -93,3 +94,65 @@ def check(folder: Path):
     lines = (folder / "mine/metrics.json").read_text(encoding="utf-8").splitlines()
     last = json.loads(lines[-1])
     assert last["largest"] > 0 and last["mine/objects"] >= 0 and last["bbox/AP"] >= 0
+
+
+OF_ONES_OWN = """
+from detectron2.structures import BitMasks, Instances
+
+
+class Critic(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(64, 1, 1)
+
+    def forward(self, features, data):
+        return self.layer(features).square().mean()
+
+
+def to_ground_truth(found, threshold):
+    return Instances(
+        found.image_size,
+        gt_boxes=found.pred_boxes,
+        gt_classes=found.pred_classes,
+        gt_masks=BitMasks(found.pred_masks),
+    )
+
+
+def train("""
+
+
+def with_the_pages_code(folder: Path, kind: str):
+    """Writes own_train_net.py: the script, with what docs/trainers.md has for a loop of one's own."""
+    page = (
+        (folder / "docs/trainers.md").read_text(encoding="utf-8").partition("loop of your own")[2]
+    )
+    *critic, teacher = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    script = (folder / "plain_train_net.py").read_text(encoding="utf-8")
+    script = script.replace("def train(", OF_ONES_OWN.lstrip(), 1)
+    if kind == "critic":
+        start = "    start_iter = checkpointer.start("
+        script = script.replace(start, indent(critic[0], " " * 4) + start)
+        step = re.search(r"(?m)^ +seed_step\(.*\n((?:.*\n)*?) +ema\.update\(\)\n", script)
+        script = script.replace(step[1], indent(critic[1], " " * 12))
+    else:
+        line = "                        loss_dict = model(micro_batch)\n"
+        data = "weak, unlabeled = micro_batch, [dict(image) for image in micro_batch]\n"
+        script = script.replace(line, line + indent(data + teacher, " " * 24))
+    (folder / "own_train_net.py").write_text(script, encoding="utf-8")
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("kind", ["critic", "teacher"])
+def test_a_loop_of_ones_own_as_the_page_has_it(make_project, kind):
+    project = make_project(trainer="plain")
+    with_the_pages_code(project.folder, kind)
+    more = ["SOLVER.EMA_DECAY", 0.9] if kind == "teacher" else []
+    project.train("--config-file", "configs/smoke.yaml", *SHORT, *more, script="own_train_net.py")
+    first, second = project.metrics("mine").values()
+    if kind == "teacher":
+        assert second["loss_cls_unlabeled"] > 0
+    else:
+        assert first["loss_fooled"] < 0 < second["loss_critic"]
+        assert "critic_optimizer" in project.execute(
+            "import torch; print(*torch.load('mine/model_final.pth', weights_only=True))"
+        )
