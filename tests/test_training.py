@@ -106,3 +106,4 @@ def test_run_directory_above_the_project_is_no_reason_to_refuse(project):
 def test_weights_that_are_not_there_are_named(project):
     output = project.train(*SMOKE, "MODEL.WEIGHTS", "gone.pth", "OUTPUT_DIR", "gone", status=1)
     assert "cannot load the weights 'gone.pth'" in output
+    assert "Traceback" not in output

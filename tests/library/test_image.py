@@ -10,6 +10,7 @@ from PIL import Image
 
 from d2_starter.data import image as images
 from d2_starter.data.image import FastResize, read_image, read_label_map, to_tensor
+from d2_starter.predict.memory import to_rgb
 
 
 @pytest.fixture
@@ -53,6 +54,19 @@ def test_cut_off_file_is_an_error(photo, tmp_path):
     file.write_bytes(file.read_bytes()[:-400])
     with pytest.raises(OSError, match="truncated"):
         read_image(str(file), "BGR")
+
+
+def test_damaged_png_is_an_error(photo, tmp_path):
+    """detectron2 itself gives an image whose lower part is black."""
+    file = tmp_path / "photo.png"
+    photo.save(file)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+    with pytest.raises(OSError):
+        read_image(str(file), "BGR")
+    with pytest.raises(OSError):
+        to_rgb(Image.open(file))
 
 
 def test_fast_resize_differs_by_little_in_few_values(photo):

@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import load_yaml
+from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
+from test_validation_loss import MODELS
 from tiny_run import NAMES, load_experiment, make_image, make_run
 
 from d2_starter.predict import Predictor
@@ -51,6 +54,40 @@ def test_as_in_an_evaluation(predictor, tmp_path):
         expected.names = found.names
         assert len(found) and same(found, expected)
         assert found.names == [NAMES[i] for i in found.pred_classes]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"FCOS", "of one's own"}))
+def test_every_family_finds_what_an_evaluation_finds(name, load, tmp_path):
+    """Of each image of the test set, to the last bit."""
+    few = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "5"]
+    experiment = load(*MODELS[name], *few)
+    torch.manual_seed(0)
+    model, evaluated = experiment.build_model(), {}
+    experiment.save(tmp_path / "config.yaml")
+    torch.save({"model": model.state_dict()}, tmp_path / "model_best.pth")
+
+    class Recorder(DatasetEvaluator):
+        def process(self, inputs, outputs):
+            evaluated.update({i["file_name"]: o for i, o in zip(inputs, outputs, strict=True)})
+
+    experiment.build_evaluator = lambda name, folder: Recorder()
+    experiment.evaluate(model, str(tmp_path))
+    predictor, objects = Predictor(tmp_path, load_yaml, threshold=0), 0
+    for file, found in predictor.stream(evaluated):
+        found, expected = (
+            found if isinstance(found, dict) else {"instances": found},
+            evaluated[file],
+        )
+        assert found.keys() == expected.keys()
+        if instances := found.pop("instances", None):
+            expected["instances"].names = instances.names
+            assert same(instances, expected["instances"])
+            objects += len(instances)
+        if segments := found.pop("panoptic_seg", None):
+            assert torch.equal(segments[0], expected["panoptic_seg"][0])
+            assert segments[1] == expected["panoptic_seg"][1]
+        assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    assert len(evaluated) == 8 and (objects or name == "semantic FPN")
 
 
 def test_paths_pictures_and_arrays(predictor, tmp_path):

@@ -34,10 +34,11 @@ def test_pickle_of_arrays(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickle_that_runs_code(tmp_path, protocol):
-    file = tmp_path / "w.pkl"
+@pytest.mark.parametrize("name", ["w.pkl", "w.pth"])
+def test_pickle_that_runs_code(tmp_path, name, protocol):
+    file = tmp_path / name
     file.write_bytes(pickle.dumps({"model": {"a": Program(tmp_path / "ran")}}, protocol))
-    with pytest.raises(Refused, match=r"w\.pkl.*mkdir.*--trust"):  # one line, of any script
+    with pytest.raises(Refused, match=rf"{name}.*mkdir.*--trust"):  # one line, of any script
         read_weights(file)
     assert not (tmp_path / "ran").exists()
     read_weights(file, trust=True)
@@ -47,8 +48,6 @@ def test_pickle_that_runs_code(tmp_path, protocol):
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.pyth"])
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_torch_file_that_runs_code(tmp_path, name, as_zip):
-    if name == "w.pkl" and not as_zip:
-        pytest.skip("is a pickle like others")
     file = tmp_path / name
     content = {"model": {"a": torch.ones(1)}}
     torch.save(content, file, _use_new_zipfile_serialization=as_zip)

@@ -172,5 +172,5 @@ def _compress(records):
             if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
                 import pycocotools.mask as mask_util
 
-                with contextlib.suppress(KeyError, TypeError, ValueError):  # the doctor names it
+                with contextlib.suppress(KeyError, OverflowError, TypeError, ValueError):
                     annotation["segmentation"] = mask_util.frPyObjects(mask, *mask["size"])

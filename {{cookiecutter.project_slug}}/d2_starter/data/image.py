@@ -32,8 +32,8 @@ def read_image(file: str, format: str) -> np.ndarray:
     JPEG files, gray or in color, are decoded by OpenCV, straight into the order of channels that
     is asked for. That takes half of Pillow's time, and the array is contiguous, which makes what
     is done to it next faster. All other files, and those that are cut off (OpenCV would fill them
-    up with gray), are read as detectron2 reads them, by Pillow, with one exception: see
-    `to_eight_bits`.
+    up with gray), are read as detectron2 reads them, by Pillow, with two exceptions: a damaged PNG
+    is an error, and see `to_eight_bits`.
 
     Args:
         format: of detectron2, such as "BGR" or "RGB".
@@ -104,6 +104,7 @@ def _read(file, format):
 def _read_by_pillow(file, data, format):
     try:
         with Image.open(io.BytesIO(data)) as image:
+            image.load()  # detectron2's look at Exif would hide that a PNG is broken
             upright = utils._apply_exif_orientation(image)
             return utils.convert_PIL_to_numpy(to_eight_bits(upright, file), format)
     except UnidentifiedImageError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .owner import Refused
 
+OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # in front of what it saved until 2020, in pickles
 ARRAYS = {"_reconstruct", "scalar", "_frombuffer"}  # numpy's functions that make arrays
 PLAIN = {
     ("numpy", "ndarray"),
@@ -53,10 +54,9 @@ def read_weights(path: str | Path, trust: bool = False, mmap: bool = False) -> d
     """
     path = Path(path)
     with open(path, "rb") as file:
-        start = file.read(2)
-    # torch.save's files are zip archives; before 2020 they were pickles with a number in front.
-    is_zip = zipfile.is_zipfile(path)
-    is_pickle = path.suffix == ".pkl" and not is_zip
+        start = file.read(16)
+    is_zip = zipfile.is_zipfile(path)  # as torch.save's files are
+    is_pickle = not is_zip and OLD_TORCH not in start
     try:
         content = _read_pickle(path, trust) if is_pickle else _read_torch(path, trust, mmap, is_zip)
     except RefusedWeightsError:

@@ -161,8 +161,8 @@ class Split:
         if x0 > x1 or y0 > y1:
             self.problems.add("box-reversed", f"{where}: {x0:g} {y0:g} {x1:g} {y1:g}")
             x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-        annotation = {"bbox": [x0, y0, x1, y1], "bbox_mode": XYXY, "category_id": name}
-        annotation["iscrowd"] = 0
+        box = [x0, y0, x1, y1]
+        annotation = {"bbox": box, "bbox_mode": XYXY, "category_id": name, "iscrowd": 0}
         if polygons:
             annotation["segmentation"] = True if self.is_light else polygons
         if keypoints:

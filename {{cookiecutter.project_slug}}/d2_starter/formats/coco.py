@@ -222,15 +222,14 @@ def _annotation(split, entry, path):
         text = f"{path}, annotation {entry.get('id')} of image {image}: bbox {str(box)[:40]}"
         split.problems.add("box-invalid" if box else "box-missing", text)
         return image, None, False
-    annotation = {"bbox": box, "bbox_mode": XYWH, "category_id": entry["category_id"]}
-    hash(entry["category_id"])
-    annotation["iscrowd"] = crowd
+    category = entry["category_id"]
+    hash(category)
+    annotation = {"bbox": box, "bbox_mode": XYWH, "category_id": category, "iscrowd": crowd}
     if masks:
         annotation["segmentation"] = True if split.is_light else masks
     if split.keeps_ids and "id" in entry:
         annotation["id"] = entry["id"]
-    points = entry.get("keypoints")
-    if points:
+    if points := entry.get("keypoints"):
         annotation["keypoints"] = points
     is_whole = has_box and not is_odd and "area" in entry and "iscrowd" in entry and "id" in entry
     return image, annotation, is_whole and (not points or "num_keypoints" in entry)

@@ -1,5 +1,6 @@
 """Pascal VOC's XML, one file an image, with any classes, layouts and types of images."""
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -146,14 +147,9 @@ def _read_one(split, name, path, root, claims):
             split.problems.add("box-rotated", where)
             rotated += 1
             continue
-        corners = None
-        if box is not None and len(box):
-            try:
-                corners = [float(box.findtext(side)) for side in SIDES]
-            except (TypeError, ValueError):
-                corners = [None] * 4
-        if corners and None not in corners:
-            x0, y0, x1, y1 = corners
+        corners = [None] * 4 if box is not None and len(box) else None
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            x0, y0, x1, y1 = (float(box.findtext(side)) for side in SIDES)
             # VOC counts pixels from 1, and a box includes its last pixel.
             corners = [x0 - (x0 <= x1), y0 - (y0 <= y1), x1 - (x0 > x1), y1 - (y0 > y1)]
         split.add_object(record, thing.findtext("name"), corners, where=where)

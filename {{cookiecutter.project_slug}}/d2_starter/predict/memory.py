@@ -63,6 +63,7 @@ def to_rgb(image, channels: str | None = None) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(str(image), "RGB")
     if isinstance(image, Image.Image):
+        image.load()  # detectron2's look at Exif would hide that a PNG is broken
         upright = to_eight_bits(_apply_exif_orientation(image))
         return np.asarray(upright.convert("RGB"))
     if not isinstance(image, np.ndarray):

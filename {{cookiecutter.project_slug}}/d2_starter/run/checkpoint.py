@@ -18,7 +18,7 @@ from torch import nn
 from ..evaluation.early_stopping import Metric, best_of
 from ..files.atomic import write_atomically
 from ..files.heartbeat import Watch
-from ..files.owner import check_owned
+from ..files.owner import Refused, check_owned
 from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
 from ..files.weights import read_weights, to_checkpoint
 from .ema import EMA
@@ -251,18 +251,19 @@ class Checkpointer(DetectionCheckpointer):
         """Loads weights and, if `checkpointables` is None, the state of the run.
 
         Raises:
-            OSError: the weights are not there or cannot be downloaded.
-            ValueError: they must fill the model, but do not.
+            Refused: the weights are not there, cannot be downloaded, or must fill the model, but
+                do not.
         """
         self._must_fill = self.complete or checkpointables is None  # all, as a resumed run needs
         self._path = path
         try:
             loaded = super().load(path, checkpointables)
         except (AssertionError, URLError, OSError) as error:
-            raise OSError(
-                f"cannot load the weights '{path}': {error}. Give another file; on a machine "
-                "without internet, copy it there first. Without weights ('') training starts from "
-                "scratch (a backbone with frozen batch normalization, as R-50 has, will not learn)."
+            raise Refused(
+                f"cannot load the weights '{path}': {str(error).rstrip('!.')}. Give another file; on a "
+                "machine without internet, copy it there first. Without weights ('') training "
+                "starts from scratch (a backbone with frozen batch normalization, as R-50 has, "
+                "will not learn)."
             ) from None
         self._check_anchors(loaded.pop("anchors", {}))
         if "loss_normalizer" in loaded:
@@ -276,7 +277,7 @@ class Checkpointer(DetectionCheckpointer):
         if all(torch.equal(ours[name], theirs[name]) for name in ours.keys() & theirs.keys()):
             return
         if self._must_fill:
-            raise ValueError(
+            raise Refused(
                 f"the weights '{self._path}' were trained with other anchors than those of this "
                 "config: they would find nothing. Give the config that they were trained by; the "
                 "run's own is config.yaml beside them."
@@ -299,7 +300,7 @@ class Checkpointer(DetectionCheckpointer):
         missing = [name for name in missing if name not in other]
         other = list(other.values())
         if self._must_fill and (other or missing):
-            raise ValueError(
+            raise Refused(
                 f"the weights '{self._path}' are not of this model: they lack {len(missing)} of "
                 f"its parameters{_such_as(missing)}, and {len(other)} have another shape"
                 f"{_why(other)}{_such_as(other)}. Give a checkpoint that was trained by this config "
