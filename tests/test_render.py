@@ -1,5 +1,6 @@
 """Every combination of choices, and hostile answers: what is rendered is whole and exact."""
 
+import ast
 import json
 import re
 import subprocess
@@ -161,6 +162,14 @@ def test_nothing_of_the_template_is_left(project):
 
 def test_files_parse(project):
     parse(project)
+
+
+def test_the_library_imports_no_module_that_was_left_out(project):
+    for file in (project / "d2_starter").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                path = file.parents[node.level - 1].joinpath(*node.module.split("."))
+                assert path.is_dir() or path.with_suffix(".py").is_file(), (file, node.module)
 
 
 def test_text_files_end_with_one_newline(project):

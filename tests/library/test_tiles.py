@@ -5,11 +5,16 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from d2_starter.config.model_keys import TILES, check_tiles
 from d2_starter.data.augmentations import Augmenter
 from d2_starter.data.sample import Sample
 from d2_starter.data.tiles import TileMapper, grid
-from d2_starter.evaluation.tiles import PlacedMasks, TilePredictor, merge_sem_seg
+from d2_starter.evaluation.tiles import (
+    TILES,
+    PlacedMasks,
+    TilePredictor,
+    check_tiles,
+    merge_sem_seg,
+)
 
 SIZE = (230, 310)
 

@@ -5,7 +5,7 @@ the keys that are added to `train` and `dataloader`.
 """
 
 import detectron2.data.transforms as T
-from d2_starter.config import model_keys
+from d2_starter.evaluation import tiles, tta
 from d2_starter.formats.project import Project
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
@@ -94,8 +94,8 @@ dataloader = dict(
         random_subset_ratio=1.0,
         random_subset_seed=0,
         # Large images in tiles, and test-time augmentation: docs/augmentation.md explains both, and
-        # d2_starter/config/model_keys.py has the values.
-        tiles=model_keys.TILES,
-        aug=model_keys.TEST_AUG,
+        # d2_starter/evaluation/tiles.py and tta.py have the values.
+        tiles=tiles.TILES,
+        aug=tta.TEST_AUG,
     ),
 )

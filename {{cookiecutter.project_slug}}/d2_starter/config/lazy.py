@@ -26,9 +26,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..evaluation.ground_truth import write_ground_truth
 from ..evaluation.panoptic import PanopticEvaluator
+from ..evaluation.tiles import TILES, check_tiles
+from ..evaluation.tta import TEST_AUG
 from ..layers.timm_fpn import import_timm
 from .experiment import Experiment, Key
-from .model_keys import TEST_AUG, TILES, check_tiles
 
 logger = logging.getLogger(__name__)
 

@@ -1,27 +1,10 @@
 """Keys of models, optimizers, augmentations and tiles, with the comments that explain them."""
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.projects.deeplab import add_deeplab_config
 
 from ..data.augmentations import check_augmentations
-
-# Evaluate and predict large images in tiles, each resized as test images are: TEST.TILES, in capital
-# letters, and in Python configs dataloader.test.tiles.
-TILES = {
-    "enabled": False,
-    # Height and width of a tile in the image as it is in the file, pixels.
-    "size": [1024, 1024],
-    # Pixels that neighbours share; at least the length of most objects: one tile then has it whole.
-    "overlap": 128,
-    # Predict the whole image too, for objects larger than a tile.
-    "whole_image": True,
-    # Detections of one class, of two tiles, are one object if their boxes ("box") or masks ("mask")
-    # share more than nms_thresh of their union, or of one that is cut by its tile's border.
-    "nms_by": "box",
-    "nms_thresh": 0.5,
-}
-# Test-time augmentation with detectron2's values: TEST.AUG, dataloader.test.aug.
-TEST_AUG = {name.lower(): value for name, value in get_cfg().TEST.AUG.items()}
+from ..evaluation.tiles import TILES
 
 
 def add_model_keys(cfg: CfgNode):
@@ -61,6 +44,7 @@ def add_augmentation_keys(cfg: CfgNode):
     # An object of which a crop or a tile leaves less than this share is no ground truth any more.
     cfg.INPUT.MIN_VISIBLE = 0.0
 
+    # Tiles of large images: d2_starter/evaluation/tiles.py explains each value.
     cfg.TEST.TILES = CfgNode({name.upper(): value for name, value in TILES.items()})
 
 
@@ -77,27 +61,3 @@ def check_model_values(cfg):
         )
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ValueError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'. Give SGD or AdamW.")
-
-
-def check_tiles(tiles: dict, key: str):
-    """
-    Args:
-        key: what the config calls them.
-
-    Raises:
-        ValueError: an unknown name, or a value that is out of its range.
-    """
-    unknown = sorted(tiles.keys() - TILES.keys())
-    if unknown:
-        raise ValueError(f"{key} has no {', '.join(unknown)}, but {', '.join(TILES)}.")
-    size, overlap, by, threshold = (tiles[n] for n in ("size", "overlap", "nms_by", "nms_thresh"))
-    if len(size) != 2 or not 0 <= overlap < min(size):
-        raise ValueError(
-            f"{key}: the size is {size}, the overlap {overlap}. Give a height and a width, and "
-            "fewer pixels of overlap than those."
-        )
-    if by not in ("box", "mask") or not 0 < threshold <= 1:
-        raise ValueError(
-            f"{key}: nms_by is '{by}', nms_thresh {threshold}. Give box or mask, and a share from "
-            "above 0 up to 1."
-        )

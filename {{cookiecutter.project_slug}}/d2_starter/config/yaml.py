@@ -15,10 +15,11 @@ from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.solver import build_lr_scheduler
 
+from ..evaluation.tiles import check_tiles
 from ..layers.timm_fpn import set_timm_pixels
 from .experiment import Experiment, Key
 from .keys import add_starter_config
-from .model_keys import add_augmentation_keys, add_model_keys, check_model_values, check_tiles
+from .model_keys import add_augmentation_keys, add_model_keys, check_model_values
 from .optimizer import build_optimizer
 
 _BY_CONFIG = weakref.WeakValueDictionary()  # id of a config: its experiment

@@ -8,6 +8,9 @@ from detectron2.modeling import (
     PanopticFPN,
 )
 
+# Test-time augmentation with detectron2's values: TEST.AUG, dataloader.test.aug.
+TEST_AUG = {name.lower(): value for name, value in get_cfg().TEST.AUG.items()}
+
 
 def build_tta(model, min_sizes, max_size: int, flip: bool = True) -> GeneralizedRCNNWithTTA:
     """Builds what predicts each image at several sizes, mirrored too, and merges the predictions.
