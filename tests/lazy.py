@@ -1,5 +1,7 @@
 """Command lines for projects with YAML configs, in the words of those with Python configs."""
 
+import re
+
 KEYS = {
     "DATALOADER.NUM_WORKERS": ["dataloader.train.num_workers"],
     "DATALOADER.RANDOM_SUBSET_RATIO": ["dataloader.train.random_subset_ratio"],
@@ -43,15 +45,19 @@ KEYS = {
 
 
 def translate(arguments: tuple) -> list[str]:
-    """`--config-file configs/a.yaml SOLVER.MAX_ITER 9` as `configs/a.py train.max_iter=9`."""
+    """`--config-file configs/a.yaml SOLVER.MAX_ITER 9` as `configs/a.py train.max_iter=9`.
+
+    What is said in the words of Python configs stays.
+    """
     arguments = [str(argument) for argument in arguments]
+    words = [a for a in arguments if re.match(r"[a-z_.0-9]+=", a)]
+    arguments = [a for a in arguments if a not in words]
     first = next((i for i, a in enumerate(arguments) if a.split(".")[0].isupper()), None)
     if first is None and arguments and arguments[-1].isupper():
         first = len(arguments) - 1
     options, overrides = arguments[:first], arguments[first:] if first is not None else []
     options = [option.replace(".yaml", ".py") for option in options]
     given = dict(zip(overrides[::2], overrides[1::2], strict=True))
-    words = []
     for key, value in given.items():
         value = value.replace(",)", "]").replace("(", "[").replace(")", "]")
         words += [f"{name}={value}" for name in KEYS.get(key, [])]

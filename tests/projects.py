@@ -2,22 +2,55 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from lazy import translate
 
 TRAINERS = ("plain", "train_net", "lazyconfig", "lightning")
 
 SMOKE = ["--config-file", "configs/smoke.yaml"]
 # For the configs of real models: no download, small images, batch normalization that can learn.
-SMALL = ["MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "MODEL.DEVICE", "cpu"]
-SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.BASE_LR", 0.0001]
-SMALL += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "LOG_PERIOD", 1]
-SMALL += ["DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 2, "TEST.REPORT", False]
+SHORT = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", 0.0001]
+SHORT += ["SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "LOG_PERIOD", 1]
+SHORT += ["DATALOADER.NUM_WORKERS", 0, "TEST.NUM_PICTURES", 2, "TEST.REPORT", False]
+RESNET = ["MODEL.RESNETS.NORM", "BN"]
+RESIZED = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64]
+SMALL = [*SHORT, *RESNET, *RESIZED]
+FEW = ["TEST.DETECTIONS_PER_IMAGE", 5]
+
+
+def squares(scale: int, *crops: int) -> list[str]:
+    """Makes augmentations of a Python config, given their places, give squares of 64 pixels."""
+    place = "dataloader.train.mapper.augmentations"
+    words = [f"{place}.{scale}.target_{side}=64" for side in ("height", "width")]
+    return words + [f"{place}.{crop}.crop_size=[64,64]" for crop in crops]
+
+
+TINY_VIT = ["img_size=64", "depth=2", "embed_dim=48", "num_heads=2"]
+# What configs get, in YAML and in Python, whose model or augmentations have other keys.
+OTHERS = {
+    "cascade_mask_rcnn_R_50_FPN": (
+        [*RESNET, *RESIZED, *FEW],
+        [*RESNET, *RESIZED, "model.roi_heads.box_predictors.2.test_topk_per_image=5"],
+    ),
+    "mask_rcnn_R_50_FPN_lsj": (
+        [*RESNET, *RESIZED, *FEW],
+        [*RESNET, *RESIZED[2:], *FEW, *squares(0, 1)],
+    ),
+    "deeplab_v3plus_R_103": (RESIZED, [*RESIZED[2:], *squares(0, 1, 2)]),
+    "mask_rcnn_convnext_tiny_FPN": ([*RESIZED, *FEW], [*RESIZED, *FEW]),
+    "mask_rcnn_vitdet_b": (
+        None,
+        [*RESIZED[2:], *FEW, *squares(1, 2), "model.backbone.square_pad=64"]
+        + [f"model.backbone.net.{word}" for word in TINY_VIT],
+    ),
+}
 # Forty iterations with checkpoints.
 LONG = ["SOLVER.MAX_ITER", 40, "SOLVER.STEPS", "(35,)", "SOLVER.CHECKPOINT_PERIOD", 10]
 LONG += ["SOLVER.WARMUP_ITERS", 5, "LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
@@ -89,6 +122,14 @@ class Forked:
             time.sleep(0.01)
 
 
+def _shrink(augmentation: str | dict) -> str | dict:
+    if isinstance(augmentation, str):
+        return augmentation
+    sizes = {"target_height": 64, "target_width": 64, "crop_size": [64, 64]}
+    ((name, arguments),) = augmentation.items()
+    return {name: {key: sizes.get(key, value) for key, value in arguments.items()}}
+
+
 class Project:
     """A rendered project, its commands run by `uv` in an environment that many share.
 
@@ -144,6 +185,17 @@ class Project:
     def command(self, *arguments) -> list[str]:
         is_lazy = self.trainer == "lazyconfig"
         return [self.script, *(translate(arguments) if is_lazy else map(str, arguments))]
+
+    def small(self, config: str) -> list:
+        """Makes a training with a config of a real model short, small, and from scratch."""
+        if config not in OTHERS:
+            return [*SMALL, *(FEW if re.search("mask|keypoint|panoptic|pointrend", config) else [])]
+        if self.trainer == "lazyconfig":
+            return [*SHORT, *OTHERS[config][1]]
+        file = self.folder / f"configs/{config}.yaml"
+        given = yaml.safe_load(file.read_text(encoding="utf-8")).get("INPUT", {})
+        augmentations = [_shrink(a) for a in given.get("AUGMENTATIONS", [])]
+        return [*SHORT, *OTHERS[config][0], "INPUT.AUGMENTATIONS", augmentations]
 
     def start(self, *arguments) -> "Forked":
         """A training in the background."""

@@ -2,7 +2,7 @@
 
 A cell renders a project, and runs the commands that it prints. By default each kind of data has one
 cell, with the trainers by turns. MATRIX=all runs all cells, and in each every config that fits the
-data, and the project's own tests: hours. Otherwise tests/test_training.py trains seven configs, in
+data, and the project's own tests: hours. Otherwise tests/test_training.py trains each config, in
 YAML and in Python, and tests/test_trainers.py runs the tests of a project of each trainer.
 """
 
@@ -12,7 +12,7 @@ import re
 import shlex
 
 import pytest
-from projects import SMALL, TRAINERS
+from projects import RESIZED, SHORT, SMALL, TRAINERS
 from shape_formats import WRITERS, read_shapes
 
 pytestmark = pytest.mark.training
@@ -27,6 +27,7 @@ NEEDS = {
     "pointrend_R_50_FPN": "masks",
     "cascade_mask_rcnn_R_50_FPN": "masks",
     "mask_rcnn_R_50_FPN_lsj": "masks",
+    "mask_rcnn_convnext_tiny_FPN": "masks",
     "keypoint_rcnn_R_50_FPN": "keypoints",
     "panoptic_fpn_R_50": "panoptic",
     "semantic_R_50_FPN": "semantic",
@@ -72,8 +73,9 @@ def test_cell(trainer, kind, project, make_project, tmp_path, capfd):
     assert printed
     for command in map(shlex.split, printed):
         if command[0] == cell.script:
-            has_resnet = not {"tiny", "smoke"} & set(re.split(r"[/.]", command[-1]))
-            small = SMALL if has_resnet else SMALL[:2] + SMALL[4:]  # no MODEL.RESNETS.NORM
+            config = re.split(r"[/.]", command[-1])[-2]
+            is_own = config in ("tiny", "smoke")  # they have no ResNet
+            small = [*SHORT, *RESIZED] if is_own else cell.small(config)
             cell.train(*[a.replace(".py", ".yaml") for a in command[1:]], *small)
         else:
             cell.run(*command)
@@ -82,7 +84,9 @@ def test_cell(trainer, kind, project, make_project, tmp_path, capfd):
     for config, needed in NEEDS.items():
         if needed in HAS.get(kind, {"boxes"}):
             run = f"output/each/{config}"
-            cell.train("--config-file", f"configs/{config}.yaml", *SMALL, "OUTPUT_DIR", run)
+            cell.train(
+                "--config-file", f"configs/{config}.yaml", *cell.small(config), "OUTPUT_DIR", run
+            )
             assert METRICS[needed] in cell.metrics(run)[1]
     assert " passed" in cell.run("pytest", "-q", "-x")
 
