@@ -119,6 +119,15 @@ def test_each_object_is_found_once_and_in_its_place(by, batch_size):
         np.testing.assert_allclose(center, (box[:2] + box[2:]) / 2)
 
 
+def test_tiles_have_the_ground_truth_of_the_validation_loss(load):
+    tiles = ["TEST.TILES.SIZE", (96, 96), "TEST.TILES.OVERLAP", 32]
+    experiment = load("TEST.TILES.ENABLED", True, *tiles)
+    (image,) = next(iter(experiment.build_test_loader("shapes_val")))
+    assert len(image["tiles"]) == 5 and "annotations" not in image
+    assert len(image["tiles"][-1]["instances"]) > 0
+    assert all("instances" in tile and "annotations" not in tile for tile in image["tiles"])
+
+
 def test_without_the_whole_image_what_no_tile_has_whole_stays_in_pieces():
     mapped = TileMapper(Mapper(), (100, 120), 45, whole_image=False)({"file_name": "x"})
     (output,) = TilePredictor(perfect)([mapped])

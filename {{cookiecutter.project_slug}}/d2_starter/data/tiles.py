@@ -110,7 +110,7 @@ class TileMapper:
         return kept | {
             "height": height,
             "width": width,
-            "tiles": [self._tile(kept, sample, place) for place in places],
+            "tiles": [self._tile(dataset_dict, sample, place) for place in places],
         }
 
     def _tile(self, record, sample, place):
