@@ -62,22 +62,23 @@ with EventStorage(0):
 def test_every_config_trains_and_evaluates(projects, config, tmp_path):
     """The one in YAML and the one in Python alike, and as the model that detectron2 builds.
 
-    Both start from the same weights: the parts of a model are not made in one order.
+    The parts of a Python config and of the one that a run saves are not made in one order: a run of
+    it starts from the weights of an earlier one, which is its own if there is no YAML.
     """
     losses, folder, weights = [], f"output/{config}", tmp_path / "first.pth"
-    for trainer, kind in (("plain", "yaml"), ("lazyconfig", "py")):
-        if not (CONFIGS / f"{config}.{kind}").exists():  # FCOS and ViTDet
-            continue
+    is_yaml = (CONFIGS / f"{config}.yaml").exists()
+    for trainer in ("plain" if is_yaml else "lazyconfig", "lazyconfig"):
         project = projects(trainer)
-        start = ["MODEL.WEIGHTS", weights] if losses else []
+        start = ["MODEL.WEIGHTS", weights] if weights.exists() else []
         project.train("--config-file", f"configs/{config}.yaml", *project.small(config), *start)
         lines = project.metrics(folder)
         assert METRICS[config] <= lines[1].keys()
         assert len(list((project.folder / folder / "predictions").glob("*.jpg"))) == 2
-        losses.append([line["total_loss"] for line in lines.values()])
         printed = project.execute(FIRST_LOSS, f"{folder}/config.yaml", weights, trainer)
-        first = float(re.search(r"LOSS (.*)", printed)[1])
-        assert losses[-1][0] == pytest.approx(first, rel=1e-6)
+        if start or is_yaml:
+            losses.append([line["total_loss"] for line in lines.values()])
+            first = float(re.search(r"LOSS (.*)", printed)[1])
+            assert losses[-1][0] == pytest.approx(first, rel=1e-6)
     assert losses[0] == losses[-1] and min(losses[0]) > 0
 
 
