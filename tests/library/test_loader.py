@@ -1,9 +1,11 @@
 import contextlib
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
+import traceback
 from itertools import islice
 
 import numpy as np
@@ -119,10 +121,26 @@ def test_mapper_that_refuses_images(load):
         next(iter(build_train_loader(**arguments, seed=1)))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_mapper_names_the_image(load, workers):
+    arguments = load("DATALOADER.NUM_WORKERS", workers).train_arguments()
+    names = {record["image_id"]: record["file_name"] for record in arguments["dataset"]}
+
+    def mapper(record):
+        raise RuntimeError(f"no run lengths of {record.pop('image_id')}")
+
+    arguments["mapper"] = mapper
+    with pytest.raises(RuntimeError, match="no run lengths") as caught:
+        next(iter(build_train_loader(**arguments, seed=1)))
+    text = "".join(traceback.format_exception(caught.value))
+    (number,) = set(re.findall(r"no run lengths of (\d+)", text))
+    assert f"The mapper was given {names[int(number)]}." in text
+
+
 KILLED = """
 import os, signal
 from d2_starter.data.loader import build_train_loader
-batches = iter(build_train_loader(range(24), lambda i: {"image": i}, range(24), 2, seed=1,
+batches = iter(build_train_loader([{}] * 24, lambda record: record, range(24), 2, seed=1,
                                   aspect_ratio_grouping=False, num_workers=2))
 next(batches)
 os.kill(os.getpid(), signal.SIGKILL)

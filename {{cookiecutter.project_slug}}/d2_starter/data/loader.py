@@ -76,7 +76,13 @@ class SeededDataset(Dataset):
         index, draw = drawn
         seed_all(self.seed, draw)
         for _ in range(1000):
-            mapped = self.mapper(self.dataset[index])
+            record = self.dataset[index]
+            name = record.get("file_name")  # before a mapper changes the record
+            try:
+                mapped = self.mapper(record)
+            except Exception as error:
+                error.add_note(f"The mapper was given {name}.")
+                raise
             if mapped is not None:
                 return mapped
             index = random.randrange(len(self.dataset))  # as detectron2's MapDataset does
