@@ -134,6 +134,7 @@ def test_terminal_is_closed(flavour):
     run, log = "output/closed", flavour.folder / "output/closed/metrics.json"
     process, terminal = pty.fork()
     if not process:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored by nohup
         os.chdir(flavour.folder)
         command = flavour.command(
             *SMOKE, *TINY, "SOLVER.MAX_ITER", 1000, "LOG_PERIOD", 1, "OUTPUT_DIR", run
