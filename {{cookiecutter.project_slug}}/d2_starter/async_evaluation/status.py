@@ -1,6 +1,7 @@
 """Says how far a run and the evaluation of its checkpoints are, on one screen."""
 
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -74,6 +75,7 @@ def _row(backlog, iteration, attempts, value):
         return state, "", "", "", "", ""
     last = attempts[-1]
     error = last.content.get("error", "").strip().rpartition("\n")[2]
+    error = re.sub(r"^(\w+\.)+", "", error)  # the module
     took = _duration(last.content.get("seconds", 0))
     return state, last.number, last.by, took, "" if value is None else f"{value:.2f}", error[:60]
 
