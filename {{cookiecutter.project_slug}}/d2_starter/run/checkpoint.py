@@ -259,11 +259,13 @@ class Checkpointer(DetectionCheckpointer):
         try:
             loaded = super().load(path, checkpointables)
         except (AssertionError, URLError, OSError) as error:
+            what = str(error).rstrip("!.")
+            if not what.startswith("the weights"):
+                what = f"cannot load the weights '{path}': {what}"
             raise Refused(
-                f"cannot load the weights '{path}': {str(error).rstrip('!.')}. Give another file; on a "
-                "machine without internet, copy it there first. Without weights ('') training "
-                "starts from scratch (a backbone with frozen batch normalization, as R-50 has, "
-                "will not learn)."
+                f"{what}. Give another file; on a machine without internet, copy it there first. "
+                "Without weights ('') training starts from scratch (a backbone with frozen batch "
+                "normalization, as R-50 has, will not learn)."
             ) from None
         self._check_anchors(loaded.pop("anchors", {}))
         if "loss_normalizer" in loaded:
