@@ -150,7 +150,8 @@ def _read_one(split, name, path, root, claims):
         corners = [None] * 4 if box is not None and len(box) else None
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             x0, y0, x1, y1 = (float(box.findtext(side)) for side in SIDES)
-            # VOC counts pixels from 1, and a box includes its last pixel.
+            # VOC counts pixels from 1, and a box includes its last pixel: the smaller of two ends,
+            # whichever is named so, is one less here.
             corners = [x0 - (x0 <= x1), y0 - (y0 <= y1), x1 - (x0 > x1), y1 - (y0 > y1)]
         split.add_object(record, thing.findtext("name"), corners, where=where)
     return rotated
