@@ -25,6 +25,7 @@ from detectron2.utils import comm
 
 from ..data.loader import image_ids
 from .ground_truth import PerImageSemSegEvaluator, write_ground_truth
+from .matcher import coco_evaluation
 from .panoptic import PanopticEvaluator
 from .validation_loss import PredictionsAndLosses, preserved_state
 
@@ -47,7 +48,28 @@ class _OnSubset:
 
 
 class SubsetCOCOEvaluator(_OnSubset, COCOEvaluator):
-    """Evaluates as detectron2's COCOEvaluator does, on the given images alone."""
+    """Evaluates as detectron2's COCOEvaluator does, on the given images alone.
+
+    Boxes and masks are matched by hotcoco. Keypoints are not: it accepts any number of them.
+    """
+
+    def _eval_predictions(self, predictions, img_ids=None):
+        tasks, self._tasks = self._tasks, [task for task in self._tasks if task == "keypoints"]
+        super()._eval_predictions(predictions, img_ids)  # writes the results, in the file's classes
+        self._tasks = tasks
+        results = [result for image in predictions for result in image["instances"]]
+        ids = set(self._image_ids)
+        truth = self._coco_api.dataset
+        truth = truth | {"images": [image for image in truth["images"] if image["id"] in ids]}
+        names = self._metadata.get("thing_classes")
+        for task in set(tasks) - {"keypoints"}:
+            limits = self._max_dets_per_image
+            found = coco_evaluation(truth, results, task, limits) if results else None
+            self._results[task] = self._derive_coco_results(found, task, names)
+        self._results = dict(sorted(self._results.items()))
+
+    def _tasks_from_predictions(self, predictions):
+        return []
 
 
 class SubsetRotatedCOCOEvaluator(_OnSubset, RotatedCOCOEvaluator):

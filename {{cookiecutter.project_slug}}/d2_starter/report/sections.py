@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ..evaluation import matcher
 from . import errors
 from .collect import TASKS, TestSet, size_of
 from .matching import Matches
@@ -30,8 +31,6 @@ TEXTS = {
     "errors": """Errors at each class's best threshold. AP50 lost is how much the AP at IoU 0.5
         would rise if this kind of error alone were mended (TIDE; Bolya et al., 2020); there,
         predictions of all scores count.""",
-    "hotcoco": """The AP50 that each kind costs, and the calibration, need the package hotcoco:
-        <code>uv add hotcoco</code>.""",
     "images": """First the annotations, then the predictions above the best threshold.
         <span class="key"><i class="k-right"></i>right</span>
         <span class="key"><i class="k-wrong"></i>wrong</span>
@@ -277,12 +276,11 @@ class SetReport:
         sizes = ("small", "medium", "large")
         rows = []
         for kind, meaning in errors.KINDS.items():
-            gain = "–" if gains is None else f"{gains[kind]:.1f}"
             rows.append(
                 [
                     f"<b>{kind}</b>: {meaning}",
                     f"{by_kind[kind]:,}",
-                    gain,
+                    f"{gains[kind]:.1f}",
                     *(f"{by_size[kind, s]:,}" for s in sizes),
                 ]
             )
@@ -295,17 +293,15 @@ class SetReport:
             ap = self.set.metrics.get(f"{self.task}/AP{s[0]}", np.nan)
             found = f"{100 * right[s] / objects[s]:.0f} %" if objects[s] else "–"
             size_rows.append([s, f"{objects[s]:,}", bounds(ap, None), found])
-        missing = "" if gains is not None else paragraph(TEXTS["hotcoco"])
         return (
             paragraph(TEXTS["errors"])
             + table(["Error", "Number", "AP50 lost", *(f"{s}" for s in sizes)], rows)
-            + missing
             + table(
                 ["Size of objects", "Objects", TASKS[self.task], "Found"],
                 size_rows,
                 "small: up to 32² pixels, medium: up to 96², large: above",
             )
-            + (_calibration(calibration) if calibration else "")
+            + _calibration(calibration)
         )
 
     def pictures(self, number: int = 6) -> str:
@@ -457,29 +453,10 @@ def _rounded(values):
 
 
 def _by_hotcoco(test_set, task):
-    """Returns the AP50 that each kind of error costs, and the calibration; None without hotcoco."""
-    try:
-        import hotcoco
-    except ImportError:
-        return None, None
-    truth, number = test_set.truth, {}
-    for image in truth["images"]:  # it takes numbers alone
-        number[image["id"]] = len(number) + 1
-    coco = hotcoco.COCO(
-        {
-            "images": [image | {"id": number[image["id"]]} for image in truth["images"]],
-            "annotations": [a | {"image_id": number[a["image_id"]]} for a in truth["annotations"]],
-            "categories": truth["categories"],
-        }
-    )
-    key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[task]
-    results = [
-        {k: r[k] for k in ("category_id", "score", key)} | {"image_id": number[r["image_id"]]}
-        for r in test_set.results
-    ]
-    evaluation = hotcoco.COCOeval(coco, coco.load_res(results), task)
+    """Returns the AP50 that each kind of error costs, and the calibration."""
+    evaluation = matcher.match(test_set.truth, test_set.results, task)
     if task == "keypoints":
-        evaluation.params.kpt_oks_sigmas = truth["oks_sigmas"]
+        evaluation.params.kpt_oks_sigmas = test_set.truth["oks_sigmas"]
     evaluation.evaluate()
     lost = evaluation.tide_errors()["delta_ap"]
     names = dict(zip(errors.KINDS, ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")))
