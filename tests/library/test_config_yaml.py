@@ -1,6 +1,7 @@
 """YAML configs: mistakes are named; lengths in epochs or in iterations; what follows from data."""
 
 import pytest
+import torch
 from conftest import load_yaml
 
 
@@ -92,6 +93,15 @@ def test_both_units_in_a_file_are_refused(tmp_path):
     file.write_text("_BASE_: parent.yaml\nTEST: {EVAL_PERIOD_EPOCHS: 1}\n")
     with pytest.raises(ValueError, match=r"EVAL_PERIOD 50 and .*EPOCHS 1 contradict .*both.yaml"):
         load_yaml(file)
+
+
+@pytest.mark.parametrize("unit", ["", "_EPOCHS"])
+def test_step_at_the_end_changes_nothing(load, unit):
+    end = "SOLVER.MAX_EPOCHS" if unit else "SOLVER.MAX_ITER"
+    experiment = load(end, 4, f"SOLVER.STEPS{unit}", "(2, 4)", "SOLVER.IMS_PER_BATCH", 6)
+    experiment.set_epoch_length()  # 24 images: 4 iterations
+    assert experiment.steps == ((8,) if unit else (2,))
+    experiment.build_lr_scheduler(torch.optim.SGD([torch.zeros(1)], lr=1))
 
 
 def test_epochs_become_iterations(load, tmp_path):

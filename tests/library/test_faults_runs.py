@@ -339,7 +339,7 @@ def test_repository_without_commits(tmp_path, monkeypatch):
     monkeypatch.delenv("GIT_COMMIT", raising=False)
     train(arguments(tmp_path))
     environment = (tmp_path / "run/environment.txt").read_text()
-    assert environment.startswith("git commit: none\n")
+    assert environment.startswith("git commit: none\nstarted: 20")
     assert (tmp_path / "run/git.diff").read_text() == ""
 
 

@@ -141,12 +141,15 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     assert ["relabel"] in [[fix["action"] for fix in choice] for choice in fixes]
 
 
-def test_versions_are_those_of_the_environment(tmp_path):
+def test_date_and_versions_are_those_of_the_environment(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "environment.txt").write_text(
+        "git commit: none\nstarted: 2026-11-27 09:00:00+01:00\n"
         "PyTorch     2.1 @/venv\nPyTorch built with:\n  - GCC 13\n"
     )
-    assert open_run(run).facts["PyTorch"] == "2.1"
+    facts = open_run(run).facts
+    assert facts["PyTorch"] == "2.1"
+    assert facts["Started"] == "2026-11-27 09:00:00+01:00"
 
 
 def test_images_are_embedded_up_to_a_limit(tmp_path):

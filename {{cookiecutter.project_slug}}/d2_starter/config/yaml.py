@@ -263,6 +263,11 @@ class YamlExperiment(Experiment):
     def build_optimizer(self, model):
         return build_optimizer(self.config, model)
 
+    def set_epoch_length(self):
+        super().set_epoch_length()
+        # detectron2 ignores steps after the end. One at the end changes nothing, but fvcore refuses it.
+        self.steps = tuple(step for step in self.steps if step != self.max_iter)
+
     def build_lr_scheduler(self, optimizer):
         return build_lr_scheduler(self.config, optimizer)
 

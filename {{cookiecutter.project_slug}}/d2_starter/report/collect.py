@@ -211,6 +211,7 @@ class Run:
             "Epochs": f"{self.lines[-1].get('epoch', 0):.4g}" if self.lines else "",
             "Time": str(times[-1] - times[0]) if times and times[-1] >= times[0] else "",
             "Training images per second": f"{np.median(speed):.1f}" if speed else "",
+            "Started": next(iter(re.findall(r"^started: *(.*)", environment, re.M)), ""),
             "Commit": next(iter(re.findall(r"^git commit: *(.*)", environment, re.M)), ""),
             **{name: value.split(" @")[0] for name, value in version.items()},
         }

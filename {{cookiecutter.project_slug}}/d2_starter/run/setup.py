@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -227,7 +228,8 @@ def write_records(experiment: Experiment, output: Path):
     # An image of the project has no repository; its Dockerfile sets the variable.
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD").strip()
     commit = commit or os.environ.get("GIT_COMMIT") or "none"
-    environment = f"git commit: {commit}\n{collect_env_info()}\n"
+    started = datetime.now().astimezone().isoformat(" ", "seconds")
+    environment = f"git commit: {commit}\nstarted: {started}\n{collect_env_info()}\n"
     (output / "environment.txt").write_text(environment, encoding="utf-8")
     (output / "git.diff").write_text(_git("diff", "HEAD"), encoding="utf-8")
 
