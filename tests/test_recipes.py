@@ -68,12 +68,11 @@ def follow(project: Path, trainer: str):
     if trainer == "lightning":
         said = "callbacks=[MyCallback(), KeepRun("
         change(script, said.replace("MyCallback(), ", ""), said, said)
-    file = "my_detector/experiment.py"
-    imports = "from detectron2.evaluation import DatasetEvaluators\nfrom .my_evaluator import MyEvaluator\n"
-    change(file, "from . import", f"{imports}from . import")
-    change(file, "    return ", "    experiment = ")
-    (block,) = (block for block in blocks if "build_evaluator = " in block)
-    (project / file).write_text((project / file).read_text() + block, encoding="utf-8")
+    file, said = "my_detector/experiment.py", "evaluators=[lambda name: MyEvaluator()]"
+    change(file, "from . import", "from .my_evaluator import MyEvaluator\nfrom . import")
+    text = (project / file).read_text()
+    last = text.rstrip().rpartition("\n")[2]
+    change(file, last, f"{last[:-1]}, {said})", said)
 
 
 @pytest.mark.training

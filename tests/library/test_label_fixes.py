@@ -115,7 +115,7 @@ def test_training_and_evaluation_have_the_fixes(load, tmp_path):
     file = tmp_path / "fixes.json"
     file.write_text(json.dumps({"dataset": "shapes_val", "classes": classes, "fixes": [fix]}))
     experiment = load("DATASETS.FIXES", (str(file),), "DATASETS.TRAIN", ("shapes_val",))
-    evaluator = experiment.build_evaluator("shapes_val", str(tmp_path))
+    (evaluator,) = experiment.build_evaluator("shapes_val", str(tmp_path))._evaluators
     evaluated = json.loads((tmp_path / "ground_truth.json").read_text())["annotations"]
     compared = evaluator._evaluators[0]._coco_api.dataset["annotations"]
     number = sum(len(r["annotations"]) for r in load().test_dataset("shapes_val")) - 1

@@ -7,13 +7,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.samplers import RandomSubsetTrainingSampler
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
@@ -133,7 +134,8 @@ class Experiment(ABC):
         "eval_period": "eval_period_epochs",
     }
 
-    def __init__(self):
+    def __init__(self, evaluators: Sequence[Callable[[str], DatasetEvaluator]] = ()):
+        self.own_evaluators = evaluators
         self._follows_data = False
         self._train_arguments = None
 
@@ -466,8 +468,8 @@ class Experiment(ABC):
         mapper = self.build_mapper(False, with_truth)
         return build_test_loader(dicts, mapper, self.test_batch_size, self.num_workers)
 
-    def build_evaluator(self, name: str, folder: str):
-        """Builds detectron2's evaluators for a test set.
+    def build_evaluator(self, name: str, folder: str) -> DatasetEvaluators:
+        """Builds detectron2's evaluators for a test set, and the project's own.
 
         Args:
             folder: for their files.
@@ -480,7 +482,7 @@ class Experiment(ABC):
                 )
             self._record_subset(name, image_ids(dataset))
         self._check_annotations(dataset, [name])
-        return build_evaluator(
+        evaluator = build_evaluator(
             name,
             dataset,
             folder,
@@ -489,6 +491,7 @@ class Experiment(ABC):
             keypoint_sigmas=self.keypoint_sigmas,
             max_detections=self.max_detections,
         )
+        return DatasetEvaluators([evaluator, *(build(name) for build in self.own_evaluators)])
 
     def evaluate(self, model: nn.Module, folder: str | None = None, quick: bool = False):
         """Evaluates on every test set, see `d2_starter.evaluation.evaluate`.

@@ -4,6 +4,7 @@ import copy
 import difflib
 import inspect
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,12 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.data.samplers import TrainingSampler
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluators
+from detectron2.evaluation import (
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+)
 from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -65,6 +71,7 @@ class LazyExperiment(Experiment):
         config_file: Python, or the YAML that a run has saved.
         overrides: key=value key=value ..., which win over the file.
         package: name of the project's own package, which a saved config may use.
+        evaluators: of the project's own, called with the name of a test set.
 
     Raises:
         ValueError: a missing file, an unknown key (with the nearest one), an override that cannot
@@ -112,8 +119,15 @@ class LazyExperiment(Experiment):
     # Arguments of the training loader that detectron2's function does not have.
     OWN_ARGUMENTS = ("random_subset_ratio", "random_subset_seed")
 
-    def __init__(self, config_file: str, overrides: list[str] = (), *, package: str):
-        super().__init__()
+    def __init__(
+        self,
+        config_file: str,
+        overrides: list[str] = (),
+        *,
+        package: str,
+        evaluators: Sequence[Callable[[str], DatasetEvaluator]] = (),
+    ):
+        super().__init__(evaluators)
         self.config = _load(config_file, package)
         missing = [node for node in NODES if node not in self.config]
         if missing:
@@ -357,7 +371,7 @@ class LazyExperiment(Experiment):
         evaluators = [self._build_evaluator(node, name, folder) for node in nodes]
         if any(isinstance(evaluator, COCOEvaluator) for evaluator in evaluators):  # for reports
             write_ground_truth(folder, name, self.test_dataset(name), sigmas=self.keypoint_sigmas)
-        return DatasetEvaluators(evaluators)
+        return DatasetEvaluators([*evaluators, *(build(name) for build in self.own_evaluators)])
 
     def _build_evaluator(self, node, name, folder):
         target = locate(node._target_) if isinstance(node._target_, str) else node._target_

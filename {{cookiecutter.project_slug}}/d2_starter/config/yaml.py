@@ -3,7 +3,7 @@
 import copy
 import difflib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.solver import build_lr_scheduler
@@ -33,6 +34,7 @@ class YamlExperiment(Experiment):
         overrides: KEY VALUE KEY VALUE ..., which win over the file.
         add_config: adds the project's own keys to a CfgNode.
         mapper: called as mapper(cfg, is_train=..., ground_truth=...), returns a mapper.
+        evaluators: of the project's own, called with the name of a test set.
 
     Raises:
         ValueError: a missing file, an unknown key (with the nearest one), overrides out of pairs,
@@ -100,8 +102,9 @@ class YamlExperiment(Experiment):
         *,
         add_config: Callable[[CfgNode], None],
         mapper: Callable,
+        evaluators: Sequence[Callable[[str], DatasetEvaluator]] = (),
     ):
-        super().__init__()
+        super().__init__(evaluators)
         self._mapper = mapper
         self.config = default_config(add_config)
         self._defaults = self.config.clone()
