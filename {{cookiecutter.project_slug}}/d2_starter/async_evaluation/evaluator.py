@@ -12,6 +12,7 @@ from pathlib import Path
 from ..evaluation.early_stopping import EarlyStopping, best_of
 from ..files.atomic import read_json, write_atomically, write_json
 from ..files.heartbeat import Heartbeat, Watch
+from ..files.owner import Refused
 from ..files.run_directory import BEST, CONVERGED, STOP_FILE, Attempt, RunDirectory
 from ..run.checkpoint import (
     CheckpointCleaner,
@@ -137,8 +138,9 @@ class CheckpointEvaluator:
                     file = self.folder.result_file(iteration).name
                     logger.info("Published %s after %.1f s", file, took)
         except Exception as error:
+            is_fault = not isinstance(error, Refused)
             status = {"status": "failed", "error": traceback.format_exc()}
-            logger.exception("Could not evaluate iteration %d: %s", iteration, error)
+            logger.error("Could not evaluate iteration %d: %s", iteration, error, exc_info=is_fault)
         finally:
             if claim:
                 claim.close(**status)

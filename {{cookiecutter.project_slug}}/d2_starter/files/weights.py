@@ -40,6 +40,10 @@ class RefusedWeightsError(Refused):
         )
 
 
+class DamagedWeightsError(OSError):
+    """The file is damaged, or has no weights."""
+
+
 def read_weights(path: str | Path, trust: bool = False, mmap: bool = False) -> dict:
     """Reads a file of weights: `.pth` of PyTorch, or a pickle of arrays.
 
@@ -50,7 +54,8 @@ def read_weights(path: str | Path, trust: bool = False, mmap: bool = False) -> d
 
     Raises:
         RefusedWeightsError: the file would run code.
-        OSError: it is not there, cannot be read, or is damaged.
+        DamagedWeightsError: it is damaged, or has no weights.
+        OSError: it is not there, or cannot be read.
     """
     path = Path(path)
     with open(path, "rb") as file:
@@ -64,11 +69,11 @@ def read_weights(path: str | Path, trust: bool = False, mmap: bool = False) -> d
     # A damaged pickle may raise anything: it is a program, with pieces missing.
     except Exception as error:
         why = "it is empty" if not start else _first_line(error)
-        raise OSError(
+        raise DamagedWeightsError(
             f"the weights '{path}' cannot be read: the file is damaged, or no checkpoint ({why})."
         ) from error
     if not isinstance(content, dict):
-        raise OSError(
+        raise DamagedWeightsError(
             f"the weights '{path}' cannot be read: there is a {type(content).__name__} in the "
             "file, not a dict of arrays by name."
         )

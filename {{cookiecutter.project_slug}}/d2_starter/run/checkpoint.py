@@ -20,7 +20,7 @@ from ..files.atomic import write_atomically
 from ..files.heartbeat import Watch
 from ..files.owner import Refused, check_owned
 from ..files.run_directory import BEST, INTERRUPTED, LAST, RunDirectory
-from ..files.weights import read_weights, to_checkpoint
+from ..files.weights import DamagedWeightsError, read_weights, to_checkpoint
 from .ema import EMA
 
 logger = logging.getLogger(__name__)
@@ -260,7 +260,7 @@ class Checkpointer(DetectionCheckpointer):
             loaded = super().load(path, checkpointables)
         except (AssertionError, URLError, OSError) as error:
             what = str(error).rstrip("!.")
-            if not what.startswith("the weights"):
+            if not isinstance(error, DamagedWeightsError):  # which names the file
                 what = f"cannot load the weights '{path}': {what}"
             raise Refused(
                 f"{what}. Give another file; on a machine without internet, copy it there first. "

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 def read_earlier(
     path: Path, load_experiment: Callable[[str, list[str]], Experiment]
 ) -> Experiment | None:
-    """Reads config.yaml of an earlier training; returns None if it is missing or damaged."""
+    """Reads config.yaml of an earlier training; returns None if it cannot be read."""
     if not path.exists():
         return None
     try:
@@ -51,7 +51,7 @@ def read_earlier(
         return load_experiment(str(path), [])
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         logger.warning(
-            "%s of the run that is resumed is damaged (%s): what has changed since is not known, "
+            "%s of the run that is resumed cannot be read (%s): what has changed since is not known, "
             "and seeds that were drawn are drawn anew.",
             path,
             error,
