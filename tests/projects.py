@@ -23,6 +23,9 @@ RESNET = ["MODEL.RESNETS.NORM", "BN"]
 RESIZED = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64]
 SMALL = [*SHORT, *RESNET, *RESIZED]
 FEW = ["TEST.DETECTIONS_PER_IMAGE", 5]
+# Of boxes for the heads, which take most of the time on a CPU: in YAML, and in Python.
+PROPOSALS = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 32, "MODEL.RPN.POST_NMS_TOPK_TEST", 16]
+PROPOSALS_LAZY = ["model.proposal_generator.post_nms_topk=[32,16]"]
 
 
 def squares(scale: int, *crops: int) -> list[str]:
@@ -188,14 +191,18 @@ class Project:
 
     def small(self, config: str) -> list:
         """Makes a training with a config of a real model short, small, and from scratch."""
+        is_lazy = self.trainer == "lazyconfig"
+        boxes = PROPOSALS_LAZY if is_lazy else PROPOSALS
+        boxes = boxes if re.search("rcnn|panoptic|pointrend", config) else []
         if config not in OTHERS:
-            return [*SMALL, *(FEW if re.search("mask|keypoint|panoptic|pointrend", config) else [])]
-        if self.trainer == "lazyconfig":
-            return [*SHORT, *OTHERS[config][1]]
+            few = FEW if re.search("mask|keypoint|panoptic|pointrend", config) else []
+            return [*SMALL, *few, *boxes]
+        if is_lazy:
+            return [*SHORT, *OTHERS[config][1], *boxes]
         file = self.folder / f"configs/{config}.yaml"
         given = yaml.safe_load(file.read_text(encoding="utf-8")).get("INPUT", {})
         augmentations = [_shrink(a) for a in given.get("AUGMENTATIONS", [])]
-        return [*SHORT, *OTHERS[config][0], "INPUT.AUGMENTATIONS", augmentations]
+        return [*SHORT, *OTHERS[config][0], *boxes, "INPUT.AUGMENTATIONS", augmentations]
 
     def start(self, *arguments) -> "Forked":
         """A training in the background."""

@@ -13,7 +13,7 @@ import re
 import shlex
 
 import pytest
-from projects import RESIZED, SHORT, SMALL, TRAINERS
+from projects import RESIZED, SHORT, TRAINERS
 from shape_formats import WRITERS, read_shapes
 
 pytestmark = pytest.mark.training
@@ -149,7 +149,8 @@ def test_training_starts_from_weights_of_other_classes(kind, weights, projects):
     filled = []
     for trainer in TRAINERS:
         project, run = projects(trainer), f"output/{kind}"
-        arguments = [*SMALL, "MODEL.WEIGHTS", file, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0]
+        arguments = [*project.small("faster_rcnn_R_50_FPN"), "MODEL.WEIGHTS", file]
+        arguments += ["SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0]
         arguments += ["MODEL.RESNETS.NORM", "FrozenBN", "TEST.EVAL_IN_LOOP", False]
         log = project.train(
             "--config-file", "configs/faster_rcnn_R_50_FPN.yaml", *arguments, "OUTPUT_DIR", run
