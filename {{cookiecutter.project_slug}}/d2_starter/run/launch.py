@@ -2,11 +2,11 @@
 
 import contextlib
 import inspect
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing import active_children
 from pathlib import Path
 
 import torch
@@ -83,6 +83,8 @@ def _record_failure(args, error):
 
 
 def _call(main, args, program):
+    if multiprocessing.parent_process():  # launched processes would spawn workers, which is slow
+        multiprocessing.set_start_method(None, force=True)
     # A refusal is one line, of one process, without a traceback.
     try:
         main(args)
@@ -104,7 +106,7 @@ def _join_processes(number_here: int):
 def _pass_signals_on():
     # The processes that this one starts get the signals that ask a training to stop.
     def receive(number, frame):
-        for child in (children := active_children()):
+        for child in (children := multiprocessing.active_children()):
             os.kill(child.pid, number)
         if not children:
             sys.exit(128 + number)
