@@ -111,6 +111,24 @@ def test_epochs_are_the_same_axis_for_any_batch_size(project):
     assert steps[f"{runs[1]} by_epoch/total_loss"] == "[1000, 2000, 3000]"
 
 
+TILES = ["INPUT.AUGMENTATIONS", "[{'TileCrop': {'size': [64, 64]}}, 'RandomFlip']"]
+TILES += ["TEST.TILES.ENABLED", True, "TEST.TILES.SIZE", "(64, 64)", "TEST.TILES.OVERLAP", 16]
+TTA = ["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(96, 128)"]
+
+
+@pytest.mark.parametrize("how", [TILES, TTA], ids=["tiles", "test-time augmentation"])
+def test_from_training_to_an_exported_file(project, how, tmp_path):
+    """With pictures and report, and with what is done with a run afterwards."""
+    run = "output/" + ("tiles" if how is TILES else "tta")
+    short = ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", "TEST.NUM_PICTURES", 2, "OUTPUT_DIR", run]
+    project.train(*SMOKE, *how, *short)
+    assert len(list((project.folder / run / "predictions").glob("*.jpg"))) == 2
+    assert (project.folder / run / "report.html").exists()
+    project.run("tools/predict.py", run, project.folder / run / "predictions", "--output", tmp_path)
+    project.run("tools/export.py", run, "--format", "torchscript", "--images", 1)
+    project.run("tools/benchmark.py", "--config-file", f"{run}/config.yaml", "--rounds", 1)
+
+
 def test_another_run_leaves_the_earlier_one_alone(project):
     short = [*LONG, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "OUTPUT_DIR", "output/again"]
     project.train(*SMOKE, *short)

@@ -5,9 +5,13 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from d2_starter.benchmark import measure
 from d2_starter.data.augmentations import Augmenter
 from d2_starter.data.sample import Sample
 from d2_starter.data.tiles import TileMapper, grid
+from d2_starter.doctor import reading
+from d2_starter.doctor.annotations import check_sizes
+from d2_starter.doctor.findings import Findings
 from d2_starter.evaluation.tiles import (
     TILES,
     PlacedMasks,
@@ -15,6 +19,7 @@ from d2_starter.evaluation.tiles import (
     check_tiles,
     merge_sem_seg,
 )
+from d2_starter.pictures.predictions import save_pictures
 
 SIZE = (230, 310)
 
@@ -126,6 +131,25 @@ def test_tiles_have_the_ground_truth_of_the_validation_loss(load):
     assert len(image["tiles"]) == 5 and "annotations" not in image
     assert len(image["tiles"][-1]["instances"]) > 0
     assert all("instances" in tile and "annotations" not in tile for tile in image["tiles"])
+
+
+def test_pictures_and_benchmark_predict_in_tiles_and_sizes_are_those_in_a_tile(load, tmp_path):
+    tiles = ["TEST.TILES.ENABLED", True, "TEST.TILES.SIZE", (64, 64), "TEST.TILES.OVERLAP", 16]
+    experiment = load(*tiles, "TEST.NUM_PICTURES", 2, "INPUT.MIN_SIZE_TEST", 128)
+    model = experiment.build_model()
+    save_pictures(experiment, model, str(tmp_path))
+    assert len(list(tmp_path.glob("*.jpg"))) == 2
+    images, seconds = measure.evaluation(experiment, model)(1)
+    assert images > 0 and seconds > 0
+    dataset = reading.read("shapes_val")
+    sizes = [_mean_size(dataset, e) for e in (experiment, load("INPUT.MIN_SIZE_TEST", 128))]
+    assert sizes[0] == pytest.approx(2 * sizes[1])
+
+
+def _mean_size(dataset, experiment):
+    objects = reading.Objects(dataset)
+    is_usable = np.ones(len(objects.boxes), dtype=bool)
+    return check_sizes(objects, is_usable, reading.read_model(experiment), Findings()).mean()
 
 
 def test_without_the_whole_image_what_no_tile_has_whole_stays_in_pieces():

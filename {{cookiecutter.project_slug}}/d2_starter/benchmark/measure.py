@@ -111,6 +111,7 @@ def evaluation(experiment: Experiment, model: nn.Module) -> Turn:
                 lambda *_: evaluator,
                 experiment.output_dir,
                 val_loss=experiment.val_loss,
+                build_predictor=experiment.build_predictor,
             )
             seconds = _now(experiment) - start
         experiment.output_dir, experiment.test_subset_ratio = output_dir, ratio

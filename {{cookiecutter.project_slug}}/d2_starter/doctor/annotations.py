@@ -216,6 +216,8 @@ def check_sizes(objects: Objects, is_usable, model: Model | None, found: Finding
     rows = np.flatnonzero(is_usable & ~objects.is_crowd)
     extents, sides = objects.boxes[rows, 2:] - objects.boxes[rows, :2], objects.limits[rows, :2]
     sizes = np.sqrt(extents.prod(axis=1))
+    if model and model.tile:
+        sides = np.minimum(sides, model.tile[::-1])
     if model and model.short_side:
         scales = np.minimum(
             model.short_side / sides.min(axis=1), model.long_side / sides.max(axis=1)

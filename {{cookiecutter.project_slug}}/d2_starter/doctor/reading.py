@@ -33,6 +33,7 @@ class Model(NamedTuple):
     masks: bool
     keypoints: bool
     detections: int = 100  # of an image, at most
+    tile: tuple[int, int] | None = None  # height and width, if images are predicted in tiles
 
 
 @dataclass
@@ -81,7 +82,9 @@ def read_model(experiment) -> Model:
         if isinstance(augmentation, T.ResizeShortestEdge):
             short, long = max(augmentation.short_edge_length), augmentation.max_size
     masks, keypoints = (bool(getattr(heads, f"{w}_on", False)) for w in ("mask", "keypoint"))
-    return Model(sorted(anchors), short, long, masks, keypoints, detections)
+    tiles = experiment.tiles
+    tile = tuple(tiles["size"]) if tiles["enabled"] else None
+    return Model(sorted(anchors), short, long, masks, keypoints, detections, tile)
 
 
 def read(name: str) -> Dataset:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detectron2.data import transforms as T
 
+from ..data.tiles import TileMapper
 from ..run.opening import OpenedRun
 
 
@@ -56,6 +57,8 @@ def preprocessing(mapper) -> dict:
         facts["resize"] = "bilinear with antialiasing, as Pillow"
     else:
         facts["resize"] = "; ".join(map(repr, augmentations)) or "see the project's mapper"
+    if isinstance(mapper, TileMapper):
+        facts["tiles"] = "of {} x {} pixels, overlap {}".format(*mapper.size, mapper.overlap)
     return facts | {"orientation": "upright, by Exif", "values": "uint8, 0 to 255"}
 
 

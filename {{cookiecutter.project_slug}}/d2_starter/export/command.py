@@ -49,7 +49,8 @@ def main(load_experiment: Callable, description: str, arguments: list[str] | Non
 
     mapper = run.experiment.build_mapper(is_train=False)
     records = DatasetCatalog.get(run.experiment.test_names[0])
-    inputs = [mapper(record) for record in records[: max(1, args.images)]]
+    mapped = (mapper(record) for record in records[: max(1, args.images)])
+    inputs = [one for image in mapped for one in image.get("tiles", [image])]
     print("evaluating the model itself ...")
     before = _evaluate(run, model)
     facts = {

@@ -51,14 +51,14 @@ def save_pictures(experiment, model, folder: str):
     name = experiment.test_names[0]
     metadata = MetadataCatalog.get(name)
     records = DatasetCatalog.get(name)
-    mapper = experiment.build_mapper(is_train=False)
+    mapper, predict = experiment.build_mapper(is_train=False), experiment.build_predictor(model)
     chosen = np.linspace(0, len(records) - 1, min(experiment.num_pictures, len(records)), dtype=int)
     predicted = {"segmentation": experiment.uses_masks, "keypoints": experiment.uses_keypoints}
     unpredicted = [key for key, is_predicted in predicted.items() if not is_predicted]
     os.makedirs(folder, exist_ok=True)
     for record in (records[i] for i in chosen):
         with inference_context(model), torch.no_grad():
-            (output,) = model([mapper(record)])
+            (output,) = predict([mapper(record)])
         image = read_image(record["file_name"], format="RGB")
         for annotation in record.get("annotations", ()):
             for key in unpredicted:
