@@ -51,6 +51,9 @@ def main(load_experiment: Callable, description: str, arguments: list[str] | Non
     records = DatasetCatalog.get(run.experiment.test_names[0])
     mapped = (mapper(record) for record in records[: max(1, args.images)])
     inputs = [one for image in mapped for one in image.get("tiles", [image])]
+    if run.experiment.test_augmentation["enabled"]:
+        print("the file is one pass of the model: test-time augmentation is left out")
+        run.experiment.test_augmentation = {"enabled": False}
     print("evaluating the model itself ...")
     before = _evaluate(run, model)
     facts = {
