@@ -771,6 +771,8 @@ def test_model_of_an_experiment():
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.TEST.DETECTIONS_PER_IMAGE = 64, 300
 
     class Experiment:
+        tiles = {"enabled": False}
+
         def build_model(self):
             return build_model(cfg)
 

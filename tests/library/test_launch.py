@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-from conftest import PROJECT
-
 SCRIPT = """
 import multiprocessing
 from types import SimpleNamespace
@@ -27,8 +25,6 @@ def test_workers_are_started_as_in_a_single_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, script, "--config-file", "any.yaml", "--num-gpus", "2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     methods = [line for line in done.stdout.splitlines() if line.startswith("METHOD")]
     assert len(methods) == 3 and len(set(methods)) == 1, done.stdout + done.stderr
