@@ -1,6 +1,6 @@
 """Compares the COCO evaluation of a project with detectron2's own: seconds, ratio, and every metric.
 
-    cd my-detector && uv run ../benchmarks/coco_evaluation.py
+    cd my-detector && uv run python path/to/template/benchmarks/coco_evaluation.py
 
 The predictions are made: of boxes, near the ground truth and beside it. Both evaluate them by turns, from the
 call of `evaluate()` to its metrics, with the files that are written.

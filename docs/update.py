@@ -95,7 +95,7 @@ def transcript() -> str:
         if is_end or match:
             shown = line if is_end or match[1] == line else f"{match[1]} [...]"
             lines.append(shown)
-        elif lines and lines[-1] != "[...]":
+        elif lines[-1:] != ["[...]"]:
             lines.append("[...]")
     return code(lines)
 

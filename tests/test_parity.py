@@ -156,7 +156,7 @@ def test_same_as_a_minimal_loop_of_detectron2(by_trainer, project):
         assert [m["total_loss"] for m in metrics.values()] == pytest.approx(losses, rel=1e-6), name
         # detectron2's matcher and hotcoco's: equal to 1e-12.
         found = [metrics[59][key] for key in ("bbox/AP", "segm/AP")]
-        assert found == pytest.approx(aps, abs=1e-9), name
+        assert found == pytest.approx(aps, abs=1e-12), name
 
 
 def test_gradient_accumulation_at_a_scaled_learning_rate(by_trainer, projects):
@@ -177,7 +177,7 @@ def test_gradient_accumulation_at_a_scaled_learning_rate(by_trainer, projects):
         lines = metrics[name].values()
         assert [m["total_loss"] for m in lines] == pytest.approx(losses, rel=1e-6), name
         found = [metrics[name][11][key] for key in ("bbox/AP", "segm/AP")]
-        assert found == pytest.approx(aps, abs=1e-9), name
+        assert found == pytest.approx(aps, abs=1e-12), name
         assert [m["lr"] for m in lines][4:] == pytest.approx([0.01] * 5 + [0.001] * 3), name
         assert metrics[name][11]["samples_seen"] == 48
 

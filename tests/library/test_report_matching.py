@@ -11,7 +11,7 @@ from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from d2_starter.evaluation.matcher import coco_evaluation
+from d2_starter.evaluation import matcher
 from d2_starter.report import statistics
 from d2_starter.report.matching import match
 
@@ -140,10 +140,29 @@ def test_evaluation_equals_pycocotools_on_200_random_cases(task, limits):
         expected = pycocotools_evaluation(truth, results, subset, task, limits)
         chosen = truth | {"images": [i for i in truth["images"] if i["id"] in subset]}
         with contextlib.redirect_stdout(io.StringIO()):
-            found = coco_evaluation(chosen, results, task, limits)
+            found = matcher.coco_evaluation(chosen, results, task, limits)
         for key in ("precision", "recall"):
             np.testing.assert_allclose(
                 found.eval[key], expected.eval[key], atol=1e-12, err_msg=f"{task}, seed {seed}"
+            )
+        np.testing.assert_allclose(found.stats, expected.stats, atol=1e-12)
+
+
+def test_keypoints_by_hotcoco_equal_pycocotools_on_200_random_cases():
+    """As reports take them."""
+    for seed in range(200):
+        truth, results, subset = random_case(seed)
+        if not results:
+            continue
+        expected = pycocotools_evaluation(truth, results, subset, "keypoints")
+        chosen = truth | {"images": [i for i in truth["images"] if i["id"] in subset]}
+        found = matcher.match(chosen, results, "keypoints")
+        found.params.kpt_oks_sigmas = SIGMAS
+        with contextlib.redirect_stdout(io.StringIO()):
+            found.run()
+        for key in ("precision", "recall"):
+            np.testing.assert_allclose(
+                found.eval[key], expected.eval[key], atol=1e-12, err_msg=f"seed {seed}"
             )
         np.testing.assert_allclose(found.stats, expected.stats, atol=1e-12)
 

@@ -69,7 +69,7 @@ class SubsetCOCOEvaluator(_OnSubset, COCOEvaluator):
         self._results = dict(sorted(self._results.items()))
 
     def _tasks_from_predictions(self, predictions):
-        return []
+        return []  # detectron2 asks when it is given none: there are no keypoints then
 
 
 class SubsetRotatedCOCOEvaluator(_OnSubset, RotatedCOCOEvaluator):
